@@ -249,10 +249,15 @@ def refresh_token_invalid() -> Unauthenticated:
     return Unauthenticated(Reason.REFRESH_TOKEN_INVALID, "The refresh token is not valid.")
 
 
-def refresh_token_reused() -> Unauthenticated:
-    """Return the error for a refresh token that was replaced longer ago than the grace window."""
+def refresh_token_reused(revocation_cursor: str) -> Unauthenticated:
+    """Return the error for a refresh token that was replaced longer ago than the grace window.
+
+    The cursor names the end of its session.
+    """
     return Unauthenticated(
-        Reason.REFRESH_TOKEN_REUSED, "The refresh token was already used; its session has ended."
+        Reason.REFRESH_TOKEN_REUSED,
+        "The refresh token was already used; its session has ended.",
+        {"revocation_cursor": revocation_cursor},
     )
 
 

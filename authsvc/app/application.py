@@ -250,6 +250,11 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         parts.revocation_reader.age,
     )
     metrics.add_gauge(
+        "authsvc_revocation_watchers",
+        "Streams of WatchRevocations that are open.",
+        lambda: float(parts.use.revocation_watch.watchers),
+    )
+    metrics.add_gauge(
         "authsvc_doorbell_up",
         "1 while notifications of other replicas are received, otherwise 0: then only polling.",
         lambda: float(parts.doorbell.is_listening),

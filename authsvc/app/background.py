@@ -33,6 +33,7 @@ def background_jobs(
     """Return all jobs of the running service."""
     return (
         Job("revocation-reader", parts.revocation_reader.run),
+        Job("revocation-watch", parts.use.revocation_watch.run),
         Job("doorbell", parts.doorbell.run),
         Job("login-freezes", parts.use.login_freezes.run),
         Job("ip-blocks", parts.block_list.run),

@@ -52,7 +52,7 @@ from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import LoggedRevocation
 from authsvc.outbound.audit_target import audit_target
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
@@ -82,7 +82,7 @@ class Parts:
     clock: Clock
     doorbell: Doorbell
     definitions: Definitions
-    revocation_reader: LogFollower[Revocation]
+    revocation_reader: LogFollower[LoggedRevocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -221,6 +221,7 @@ class _Build(AccountBuild):
             session_cookies=self.session_cookies,
             bulk_session_ending=self.bulk_session_ending,
             impersonation=self.impersonation,
+            revocation_watch=self.revocation_watch,
             session_keys=self.session_keys,
             turn_credentials=self.turn_credentials,
             token_validation=self.token_validation,

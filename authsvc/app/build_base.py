@@ -28,6 +28,8 @@ from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.known import KnownRevocations
+from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
@@ -43,11 +45,13 @@ from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import LoggedRevocation, Revocation
 from authsvc.outbound.breached_passwords import open_ranges
 from authsvc.outbound.proxy import proxy_rules
+from authsvc.rpc.session.revocations import encoder
 from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
+from authsvc.store.log_reading import Position
 from authsvc.store.postgres.database import Database
 
 
@@ -87,21 +91,47 @@ class BaseBuild:
         return Doorbell(self.database, self.settings.database)
 
     @cached_property
-    def revocation_reader(self) -> LogFollower[Revocation]:
+    def revocation_reader(self) -> LogFollower[LoggedRevocation]:
         reader = LogFollower(
             database=self.database,
             source=revocations.LOG,
             staleness=self.settings.sessions.cache_staleness,
-            on_event=self.on_revocation,
+            on_event=self._on_logged,
             on_gap=self._on_gap,
             observe=self._observe_clock,
+            on_position=self._on_position,
         )
         self.doorbell.answer(Channel.REVOCATIONS, reader.ring)
         return reader
 
+    @cached_property
+    def known_revocations(self) -> KnownRevocations:
+        return KnownRevocations()
+
     def _observe_clock(self, sample: ClockSample) -> None:
         if isinstance(self.clock, DatabaseClock):
             self.clock.observe(sample)
+
+    @cached_property
+    def revocation_watch(self) -> RevocationWatch:
+        return RevocationWatch(
+            database=self.database,
+            clock=self.clock,
+            validity=self.settings.tokens.revocation_validity,
+            encode=encoder(self.slices),
+            ring=self._ring_reader,
+        )
+
+    def _ring_reader(self) -> None:
+        self.revocation_reader.ring()
+
+    def _on_logged(self, revocation: LoggedRevocation) -> None:
+        self.on_revocation(revocation)
+        self.revocation_watch.on_revocation(revocation)
+
+    def _on_position(self, position: Position, began: float) -> None:
+        self.known_revocations.advance(position)
+        self.revocation_watch.on_position(position, began)
 
     def on_revocation(self, revocation: Revocation) -> None:
         """Drop what was revoked from all caches."""
@@ -114,6 +144,7 @@ class BaseBuild:
         self.session_cache.drop_all()
         self.api_key_cache.drop_all()
         self.signing_keys.on_gap()
+        self.revocation_watch.on_gap()
 
     @cached_property
     def session_cache(self) -> SessionCache:
@@ -166,6 +197,7 @@ class BaseBuild:
             access_tokens=self.access_tokens,
             sessions=self.session_validation,
             permissions=self.permissions,
+            revocations=self.known_revocations,
             slices=self.slices,
         )
 
@@ -212,6 +244,7 @@ class BaseBuild:
             settings=self.settings.sessions,
             clock=self.clock,
             is_fresh=self.revocation_reader.is_fresh,
+            revocations=self.known_revocations,
             slices=self.slices,
         )
 
@@ -351,4 +384,5 @@ class BaseBuild:
             settings=self.settings.api_keys,
             clock=self.clock,
             is_fresh=self.revocation_reader.is_fresh,
+            revocations=self.known_revocations,
         )

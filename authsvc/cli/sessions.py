@@ -87,7 +87,7 @@ def revoke(
             await use.session_ending.revoke(cli_call(), SessionId(session))
             return 1
         user_id = (await use.account_listing.find(user or "")).user_id
-        return await use.session_ending.revoke_all(cli_call(), user_id)
+        return (await use.session_ending.revoke_all(cli_call(), user_id)).count
 
     count = with_use_cases(config, secrets, work)
     if as_json:

@@ -94,7 +94,7 @@ def revoke_all(
 
         async def end(use: UseCases) -> int:
             with _progress(count) as show:
-                return await use.bulk_session_ending.end(cli_call(), selection, show)
+                return (await use.bulk_session_ending.end(cli_call(), selection, show)).count
 
         count = with_use_cases(config, secrets, end)
     if as_json:

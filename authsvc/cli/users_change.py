@@ -193,10 +193,10 @@ def require_password_change(
     """
 
     async def work(use: UseCases, user_id: UserId) -> str:
-        count = await use.user_administration.require_password_change(
+        ended = await use.user_administration.require_password_change(
             cli_call(), user_id, keep_sessions=keep_sessions
         )
-        return f"The password of {user} has to be changed; sessions ended: {count}."
+        return f"The password of {user} has to be changed; sessions ended: {ended.count}."
 
     _change(user, work, as_json=as_json, config=config, secrets=secrets)
 

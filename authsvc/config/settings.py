@@ -101,6 +101,20 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _tokens_do_not_outlive_what_ends_them(self) -> "Settings":
+        tokens, kept = self.tokens, self.retention
+        # An idle session still has access tokens, which end with it.
+        if kept.sessions < tokens.access_lifetime:
+            raise ValueError("retention.sessions must be at least tokens.access_lifetime")
+        if kept.revocations < tokens.revocation_validity:
+            raise ValueError(
+                "retention.revocations must be at least tokens.access_lifetime,"
+                " tokens.service_lifetime and tokens.session_key_lifetime, plus"
+                " tokens.clock_skew and a minute"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _policy_of_api_keys_exists(self) -> "Settings":
         if self.api_keys.policy not in {None, *self.rate_limits.all_policies()}:
             raise ValueError("api_keys.policy is not one of rate_limits.policies")

@@ -51,7 +51,7 @@ class TokenSettings(Section):
         " another, or, with `strict`, nobody does and the session ends.",
     )
     clock_skew: Duration = Field(
-        timedelta(seconds=5), description="How far in the future `iat` and `nbf` may be."
+        timedelta(seconds=5), description="How far in the future `nbf` may be."
     )
     key_rotation_interval: Annotated[Duration, Between("2s")] = Field(
         timedelta(days=30), description="How long a key signs."
@@ -80,3 +80,17 @@ class TokenSettings(Section):
             " can verify the tokens: no verifier, gateway or client can without calling it"
         )
         return [note] if self.algorithm == "HS256" else []
+
+    @property
+    def longest_validity(self) -> timedelta:
+        """How long any token or statement can be valid, on any clock that is not too far off."""
+        longest = max(self.access_lifetime, self.service_lifetime, self.session_key_lifetime)
+        return longest + self.clock_skew
+
+    @property
+    def revocation_validity(self) -> timedelta:
+        """How long after its time a revocation can concern a token that is still valid.
+
+        Calls that are in progress at that time may still issue tokens for a moment.
+        """
+        return self.longest_validity + timedelta(minutes=1)

@@ -40,6 +40,7 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
@@ -85,6 +86,7 @@ class UseCases:
     session_cookies: SessionCookies
     bulk_session_ending: BulkSessionEnding
     impersonation: Impersonation
+    revocation_watch: RevocationWatch
     session_keys: SessionKeys
     turn_credentials: TurnCredentials
     token_validation: TokenValidation

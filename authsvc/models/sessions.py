@@ -27,11 +27,12 @@ class RevokeReason(StrEnum):
 class Session:
     """A session without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
 
-    `refresh_counter` is the number of the current refresh token; `user_status` and `user_roles`
-    are those of the user when the row was read. `other_ip` is an address of the other family than
-    the client's, from which the user had logged in on the same device. `idle_lifetime` is how long
-    it lasts without being used, if the user's roles said so when it was opened. `impersonator` is
-    the identity of the service that opened it in the user's name; None if the user logged in.
+    `refresh_counter` is the number of the current refresh token; `user_status`, `user_roles` and
+    `token_revoke_time` are those of the user when the row was read. `other_ip` is an address of the
+    other family than the client's, from which the user had logged in on the same device.
+    `idle_lifetime` is how long it lasts without being used, if the user's roles said so when it was
+    opened. `impersonator` is the identity of the service that opened it in the user's name; None if
+    the user logged in.
     """
 
     session_id: SessionId
@@ -52,6 +53,7 @@ class Session:
     other_ip: str | None = None
     idle_lifetime: timedelta | None = None
     impersonator: str | None = None
+    token_revoke_time: datetime | None = None
 
     def end_reason(self) -> InactiveReason | None:
         """Return why the session is over before its time; None if it isn't."""

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.revocations import RevocationCursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +13,8 @@ class Tokens:
     """The tokens that a login returns.
 
     `session_token`, `csrf_token` and `set_cookie`, a header that carries the session token, are ""
-    after a refresh; `refresh_token` is "" for an impersonated session.
+    after a refresh; `refresh_token` is "" for an impersonated session. `revoked` names what the
+    login ended, None if nothing.
     """
 
     access_token: str = field(repr=False)
@@ -24,6 +26,7 @@ class Tokens:
     csrf_token: str = field(repr=False)
     user_id: UserId
     set_cookie: str = field(repr=False)
+    revoked: RevocationCursor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +88,4 @@ class InactiveReason(StrEnum):
     KEY_UNKNOWN = "KEY_UNKNOWN"
     KEY_REVOKED = "KEY_REVOKED"
     RATE_LIMITED = "RATE_LIMITED"
+    TOKEN_OUTDATED = "TOKEN_OUTDATED"  # noqa: S105 - a reason's name

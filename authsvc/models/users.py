@@ -26,7 +26,10 @@ class UserOrigin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An account without its secrets."""
+    """An account without its secrets.
+
+    Access tokens whose `iat` is at or before the second of `token_revoke_time` are refused.
+    """
 
     user_id: UserId
     email: str
@@ -38,6 +41,7 @@ class User:
     has_second_factor: bool = False
     last_login_time: datetime | None = None
     password_change_required: bool = False
+    token_revoke_time: datetime | None = None
 
     @property
     def active(self) -> bool:

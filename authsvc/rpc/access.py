@@ -20,7 +20,8 @@ class Access:
     user logs in, and doesn't export or delete the account. A `read_only` RPC changes nothing, so
     its success is logged at debug level only. The request of a `batch` RPC may have up to
     `max_batch_message_bytes`. A `long_lived` stream has no time limit once its request has been
-    read; its handler limits the number of streams, and how long one may be idle. A
+    read; its handler limits the number of streams, and how long one may be idle. An
+    `endless` one would never end by itself, so it is ended as soon as the service stops. A
     `screened` RPC is refused if its user's address is blocked.
     """
 
@@ -31,6 +32,7 @@ class Access:
     read_only: bool = False
     batch: bool = False
     long_lived: bool = False
+    endless: bool = False
     screened: bool = False
 
 
@@ -128,7 +130,7 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AdminService/ExportUsers": Access(_ADMIN, long_lived=True),
         "/authsvc.v1.AdminService/ListAuditEvents": Access(_ADMIN_OR_OBSERVER, read_only=True),
         "/authsvc.v1.AdminService/WatchAuditEvents": Access(
-            _ADMIN_OR_OBSERVER, read_only=True, long_lived=True
+            _ADMIN_OR_OBSERVER, read_only=True, long_lived=True, endless=True
         ),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER, screened=True),
         "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, read_only=True),
@@ -140,7 +142,7 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.SessionService/RevokeSession": Access(_APP),
         "/authsvc.v1.SessionService/RevokeUserSessions": Access(_APP),
         "/authsvc.v1.SessionService/WatchRevocations": Access(
-            _APP_OR_EDGE, read_only=True, long_lived=True
+            _APP_OR_EDGE, read_only=True, long_lived=True, endless=True
         ),
         "/authsvc.v1.SessionService/IssueSessionKey": Access(_APP),
         "/authsvc.v1.SessionService/GetSessionKeys": Access(_APP_OR_EDGE, read_only=True),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from contextvars import ContextVar
 from itertools import count, islice
+from math import inf
 from secrets import token_hex
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,15 @@ _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 class CallContext:
     """What is known about a call: at first its metadata, then what the interceptor adds.
 
-    `key` says whose bounds the call counts against, and `expiry`, `places`, `pool` and `servicer`
-    belong to `InFlight`.
+    `key` says whose bounds the call counts against, and `endless`, `expiry`, `places`, `pool`,
+    `servicer` and `write_expiry` belong to `InFlight`.
     """
 
     __slots__ = (
         "authorizations",
         "caller",
         "claims",
+        "endless",
         "expiry",
         "key",
         "places",
@@ -43,6 +45,7 @@ class CallContext:
         "request_id",
         "servicer",
         "started",
+        "write_expiry",
     )
     places: "Places | None"
     pool: "InFlight"
@@ -56,6 +59,8 @@ class CallContext:
         self.claims: Claims | None = None
         self.key = ""
         self.expiry = 0.0
+        self.endless = False
+        self.write_expiry = inf
         for key, value in islice(metadata, _MAX_ENTRIES):
             if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
                 self.request_id = value

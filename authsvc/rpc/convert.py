@@ -19,10 +19,12 @@ from authsvc.core.audit.request_receipts import CreateRequest
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
 from authsvc.core.lib.networks import parse_network
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
+from authsvc.core.revocations.cursors import read_revocation_cursor, write_revocation_cursor
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext
 from authsvc.models.definitions import DefinedIn
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
 from authsvc.v1 import common_pb2, session_service_pb2
@@ -319,6 +321,19 @@ def claims_message(claims: Claims | ServiceClaims) -> common_pb2.Claims:
     return message
 
 
+def revocation_cursor(cursor: RevocationCursor | None) -> str:
+    """Return the text of a cursor, or "" if there is none."""
+    return "" if cursor is None else write_revocation_cursor(cursor)
+
+
+def min_cursor(value: str, field: str = "min_cursor") -> RevocationCursor:
+    """Return the cursor that a text stands for."""
+    try:
+        return read_revocation_cursor(value)
+    except ValueError:
+        raise FieldInvalid(field, "is not a revocation_cursor") from None
+
+
 def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
     """Return the tokens of a login as a message."""
     return common_pb2.Tokens(
@@ -333,6 +348,7 @@ def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
         csrf_token=tokens.csrf_token,
         user_id=str(tokens.user_id),
         set_cookie=tokens.set_cookie,
+        revocation_cursor=revocation_cursor(tokens.revoked),
     )
 
 

@@ -7,7 +7,8 @@ on the RPC is computed when it is first called.
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
@@ -30,7 +31,7 @@ from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers, rejected
 from authsvc.rpc.connections import Connections
 from authsvc.rpc.convert import client_ip
-from authsvc.rpc.load import Load
+from authsvc.rpc.load import WRITE_SECONDS, Load
 from authsvc.rpc.status import CODES, to_status
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ class _RpcPipeline:
         inner = self._inner
         parse = self._parse if inner.request_streaming else None
         if inner.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self.stream, parse, inner.response_serializer
-            )
+            return grpc.stream_stream_rpc_method_handler(self.stream, parse, None)
         return grpc.stream_unary_rpc_method_handler(self.unary, parse, None)
 
     async def unary(self, messages: Any, context: "Context") -> bytes:
@@ -156,7 +155,11 @@ class _RpcPipeline:
             request = await self._enter(call, messages, context)
             async with aclosing(self._handle(request, context)) as responses:
                 async for response in responses:
-                    await context.write(response)
+                    # What many streams are sent has been serialized for all of them.
+                    encoded = response if type(response) is bytes else self._serialize(response)
+                    call.write_expiry = monotonic() + WRITE_SECONDS
+                    await context.write(encoded)
+                    call.write_expiry = inf
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, call, context)
         self._end(call)
@@ -178,6 +181,7 @@ class _RpcPipeline:
         if access.screened and (ip := client_ip(request.client)) is not None:
             await self._deps.admit_address(ip)
         if access.long_lived:
+            call.endless = access.endless
             call.pool.let_last(call)
         return request
 

@@ -19,8 +19,10 @@ from authsvc.rpc.call_context import CallContext
 _SWEEP_SECONDS = 0.1
 _DRAIN_SECONDS = 0.05
 _PROBE_SECONDS = 1.0
+# How long a response of a stream may wait until its reader takes it.
+WRITE_SECONDS = 30.0
 # What stands in place of a call's expiry once it is cancelled, or has an outcome.
-_EXPIRED, _EVICTED, _LEFT = -1.0, -2.0, -3.0
+_EXPIRED, _EVICTED, _LEFT, _STALLED = -1.0, -2.0, -3.0, -4.0
 
 # What callers may hold at once, in all and each, of what needs no role.
 _PROBES = (64, 32)
@@ -134,6 +136,13 @@ class InFlight:
         for call in self._calls.values():
             call.expiry = min(call.expiry, latest)
 
+    def end_endless(self) -> None:
+        """Cancel the calls that would never end by themselves."""
+        now = asyncio.get_running_loop().time()
+        for call in self._calls.values():
+            if call.endless:
+                call.expiry = min(call.expiry, now)
+
     def _take(self, call: CallContext, places: Places) -> None:
         loser = places.take(call.key)
         call.places = places
@@ -161,6 +170,9 @@ class InFlight:
         for task, call in self._calls.items():
             if 0 < call.expiry <= now:
                 call.expiry = _EXPIRED
+                expire(task)
+            elif call.write_expiry <= now and call.expiry > 0:
+                call.expiry = _STALLED
                 expire(task)
         self._sweeping = bool(self._calls)
         if self._sweeping:
@@ -208,15 +220,18 @@ class Load:
         task.uncancel()
         if expiry == _EVICTED:
             return Overloaded()
+        if expiry == _STALLED:
+            return Overloaded("The responses are read too slowly.")
         return ServiceStopping() if self.stopping else StoreUnavailable("The call took too long.")
 
     async def drain(self) -> AsyncIterator[Collection[str]]:
         """Refuse further calls, and yield the peers of those in progress until none is.
 
-        Health checks are still answered, but those without a message delay the end by no more than
-        a second, and so does whatever a stranger calls.
+        Endless streams are ended at once. Health checks are still answered, but those without a
+        message delay the end by no more than a second, and so does whatever a stranger calls.
         """
         self.stopping = True
+        self.calls.end_endless()
         for pool in (self.probes, self.strangers):
             pool.hurry(_PROBE_SECONDS)
         waiting = {

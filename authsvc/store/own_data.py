@@ -67,7 +67,8 @@ SMALL: Mapping[str, str] = MappingProxyType(
         "user": """
             SELECT user_id, email, email_canonical, display_name, roles, status, origin,
                 failed_logins, failed_device_logins, create_time, update_time, last_login_time,
-                email_verify_time, has_second_factor, password_hash IS NOT NULL AS has_password,
+                email_verify_time, token_revoke_time, has_second_factor,
+                password_hash IS NOT NULL AS has_password,
                 password_change_required
             FROM users WHERE user_id = $1""",
         "device": """

@@ -43,13 +43,19 @@ class AdvanceTimes:
 # is one of the most frequent operations. `counter - burned - 1` is the parent of the current token.
 _LOST = """
         CASE WHEN refresh_burned > 0 THEN '{"lost_answer": true}'::jsonb ELSE '{}' END"""
+# The user's row is locked while the session advances: while a role is being taken from a user, no
+# token with that role may be issued that counts as issued later. It is locked first, as everywhere.
 _ADVANCE = f"""
-WITH advanced AS (
+WITH u AS MATERIALIZED (
+    SELECT user_id, status, roles, token_revoke_time FROM users
+    WHERE user_id = (SELECT user_id FROM sessions WHERE session_id = $1)
+    FOR SHARE
+), advanced AS (
     UPDATE sessions s
     SET refresh_counter = s.refresh_counter + 1, refresh_burned = s.refresh_counter - $2,
         refresh_time = $3, last_use_time = greatest(s.last_use_time, $3),
         idle_expire_time = least($3 + s.idle_lifetime, $4, s.absolute_expire_time)
-    FROM users u
+    FROM u
     WHERE s.session_id = $1
         AND (s.refresh_counter = $2 OR (s.refresh_counter - s.refresh_burned - 1 = $2
             AND s.refresh_burned < {MAX_BURNED} AND s.refresh_time <= $13
@@ -110,16 +116,17 @@ WITH asked AS (
         session_id, counter, event_id, caller, request_id, client_ip, agent, detail, device_id
     )
 ), free AS (
-    SELECT s.session_id FROM sessions s WHERE s.session_id = any($1)
-    FOR NO KEY UPDATE SKIP LOCKED
+    SELECT s.session_id, u.user_id, u.status, u.roles, u.token_revoke_time
+    FROM sessions s JOIN users u USING (user_id) WHERE s.session_id = any($1)
+    FOR NO KEY UPDATE OF s SKIP LOCKED FOR SHARE OF u SKIP LOCKED
 ), advanced AS (
     UPDATE sessions s
     SET refresh_counter = s.refresh_counter + 1,
         refresh_burned = s.refresh_counter - asked.counter, refresh_time = $3,
         last_use_time = greatest(s.last_use_time, $3),
         idle_expire_time = least($3 + s.idle_lifetime, $4, s.absolute_expire_time)
-    FROM free, asked, users u
-    WHERE s.session_id = free.session_id AND s.session_id = asked.session_id
+    FROM free u, asked
+    WHERE s.session_id = u.session_id AND s.session_id = asked.session_id
         AND (s.refresh_counter = asked.counter
             OR (s.refresh_counter - s.refresh_burned - 1 = asked.counter
                 AND s.refresh_burned < {MAX_BURNED} AND s.refresh_time <= $13
@@ -146,7 +153,8 @@ async def advance_many(
 ) -> Mapping[SessionId, StoredSession]:
     """Do as `advance` for tokens of several sessions with an event each, all of one type and time.
 
-    Sessions that can't be advanced, or that another transaction has locked, are left out.
+    Sessions that can't be advanced, or that are locked by another transaction, or whose user is,
+    are left out.
     """
     rows = await connection.fetch(
         _ADVANCE_MANY,

@@ -65,8 +65,8 @@ async def count_users(connection: Connection, name: str) -> int:
 
 # Tokens that were issued before `$2` have expired.
 _NARROW = """
-INSERT INTO revocations (user_id, revoke_time)
-SELECT user_id, $3 FROM users WHERE roles @> ARRAY[$1::text] AND EXISTS (
+INSERT INTO revocations (user_id, revoke_time, cache_only)
+SELECT user_id, $3, true FROM users WHERE roles @> ARRAY[$1::text] AND EXISTS (
     SELECT FROM sessions s
     WHERE s.user_id = users.user_id AND s.revoke_time IS NULL AND s.refresh_time > $2)
 """
@@ -75,6 +75,6 @@ SELECT user_id, $3 FROM users WHERE roles @> ARRAY[$1::text] AND EXISTS (
 async def announce_narrowed(
     connection: Connection, name: str, oldest_token: datetime, now: datetime
 ) -> None:
-    """Append to the revocation log every user of the role who may have a token for it."""
+    """Let every replica drop what it has cached of the role's users who may have a token for it."""
     await connection.execute(_NARROW, name, oldest_token, now)
     ring_after_commit(connection, Channel.REVOCATIONS)

@@ -3,8 +3,7 @@
 from authsvc.models.audit import AuditRow
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
-from authsvc.store import audit
-from authsvc.store.doorbell import Channel, ring_after_commit
+from authsvc.store import audit, revocations
 from authsvc.store.postgres.database import Connection
 
 # One statement instead of four, so that a login costs little beside hashing its password: a
@@ -37,7 +36,7 @@ WITH surplus AS (
     SELECT $15, $3, $16, $17, $18, $2, $1, $6, $7, $19::jsonb || jsonb_build_object(
         'replaced', (SELECT coalesce(jsonb_agg(session_id), '[]') FROM replaced))
 )
-SELECT session_id FROM replaced
+SELECT session_id, {revocations.CURSOR} FROM replaced
 """  # noqa: S608 - made of constants
 
 
@@ -78,7 +77,7 @@ async def open_session(
         None if session.idle_lifetime is None else session.idle_lifetime.total_seconds(),
     )
     if rows:
-        ring_after_commit(connection, Channel.REVOCATIONS)
+        revocations.note(connection, rows[0])
     return [row["session_id"] for row in rows]
 
 

@@ -181,6 +181,7 @@ async def _end(
         event.event_ids,
     )
     if rows:
+        # Many such statements make up a call, so what names them all is asked for at its end.
         ring_after_commit(connection, Channel.REVOCATIONS)
     return [EndedSession(row["session_id"], row["user_id"], row["was_active"]) for row in rows]
 

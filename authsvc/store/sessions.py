@@ -24,7 +24,7 @@ COLUMNS = """
     s.idle_expire_time, s.absolute_expire_time, host(s.ip) AS ip, s.user_agent, s.device_id,
     s.authentication_methods, s.csrf_hash, s.refresh_counter, s.revoke_time, s.revoke_reason,
     u.status, u.roles, s.token_hash, s.refresh_time, s.refresh_burned,
-    host(s.other_ip) AS other_ip, s.idle_lifetime, s.impersonator
+    host(s.other_ip) AS other_ip, s.idle_lifetime, s.impersonator, u.token_revoke_time
 """
 _LAST_ID = UUID(int=(1 << 128) - 1)
 
@@ -218,5 +218,6 @@ def stored_session(row: asyncpg.Record) -> StoredSession:
         other_ip=row["other_ip"],
         idle_lifetime=row["idle_lifetime"],
         impersonator=row["impersonator"],
+        token_revoke_time=row["token_revoke_time"],
     )
     return StoredSession(session, row["token_hash"], row["refresh_time"], row["refresh_burned"])

@@ -43,7 +43,7 @@ class Credential:
 
 _COLUMNS = """
     user_id, email, display_name, roles, status, create_time, email_verify_time, has_second_factor,
-    last_login_time, password_change_required
+    last_login_time, password_change_required, token_revoke_time
 """
 _INSERT = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,

@@ -223,8 +223,8 @@ class ChangePasswordResponse(_message.Message):
     ended_session_count: _builtins.int
     """How many sessions were ended."""
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account what this call
+    has ended; empty if nothing. Opaque.
     """
     def __init__(
         self,
@@ -1151,12 +1151,19 @@ class RevokeApiKeyResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
+    revocation_cursor: _builtins.str
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; never empty.
+    """
     def __init__(
         self,
+        *,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1170,25 +1177,19 @@ class ListSecurityEventsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The maximum number of results, 1 to 1000; 0 means 50."""
     page_token: _builtins.str
     """next_page_token of the previous page; empty for the first page."""
-    revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
-    """
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1339,8 +1340,8 @@ class DeleteAccountResponse(_message.Message):
     PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
     REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call has ended. Opaque; never empty.
     """
     @_builtins.property
     def passkey_signals(self) -> Global___PasskeySignals:

@@ -1032,8 +1032,8 @@ class SetUserRolesResponse(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; never empty.
     """
     @_builtins.property
     def user(self) -> Global___User:
@@ -1084,8 +1084,8 @@ class DisableUserResponse(_message.Message):
     USER_FIELD_NUMBER: _builtins.int
     REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; never empty.
     """
     @_builtins.property
     def user(self) -> Global___User:
@@ -1286,16 +1286,22 @@ class RequirePasswordChangeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVOKED_COUNT_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     revoked_count: _builtins.int
     """How many sessions have been ended."""
+    revocation_cursor: _builtins.str
+    """Given as min_cursor, it makes a validation take into account what this call
+    has ended; empty if nothing. Opaque.
+    """
     def __init__(
         self,
         *,
         revoked_count: _builtins.int = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_count", b"revoked_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor", "revoked_count", b"revoked_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1329,12 +1335,19 @@ class DeleteUserResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
+    revocation_cursor: _builtins.str
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call has ended. Opaque; never empty.
+    """
     def __init__(
         self,
+        *,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1348,7 +1361,6 @@ class ExportUsersRequest(_message.Message):
 
     INCLUDE_PASSWORD_HASHES_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     include_password_hashes: _builtins.bool
     """Includes the password hashes, so that the users can log in as before where
     the file is imported; hashes made by this service work only with the same
@@ -1358,20 +1370,15 @@ class ExportUsersRequest(_message.Message):
     """The next_page_token of the last message received, to go on after an
     interrupted export; empty to begin.
     """
-    revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
-    """
     def __init__(
         self,
         *,
         include_password_hashes: _builtins.bool = ...,
         page_token: _builtins.str = ...,
-        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_password_hashes", b"include_password_hashes", "page_token", b"page_token", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_password_hashes", b"include_password_hashes", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1480,8 +1487,8 @@ class RevokeAllSessionsResponse(_message.Message):
     whose access tokens may still be valid end too, and are not counted.
     """
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; empty with dry_run.
     """
     def __init__(
         self,
@@ -1767,8 +1774,8 @@ class RevokeSigningKeyResponse(_message.Message):
     ACTIVE_KEY_FIELD_NUMBER: _builtins.int
     REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; never empty.
     """
     @_builtins.property
     def active_key(self) -> Global___SigningKey:

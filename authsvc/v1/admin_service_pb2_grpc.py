@@ -282,10 +282,10 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetUserRoles(self, request, context):
-        """Replaces a user's roles. Within a second (setting
-        sessions.cache_staleness), ValidateToken leaves out of tokens that were
-        issued before what the remaining roles don't grant; API keys likewise.
-        New roles come with the next refresh. If a role is added that requires a
+        """Replaces a user's roles. If one is removed, the user's access tokens from
+        before are refused within a second (setting sessions.cache_staleness), with
+        TOKEN_OUTDATED; a refresh gives new ones. API keys lose the scopes that the
+        remaining roles don't grant. New roles come with the next refresh. If a role is added that requires a
         second factor, the user's sessions end, as they may have begun without
         one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
         """

@@ -91,10 +91,10 @@ class AdminServiceStub:
     Reasons: USER_NOT_FOUND, EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID.
     """
     SetUserRoles: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SetUserRolesRequest, _admin_service_pb2.SetUserRolesResponse]
-    """Replaces a user's roles. Within a second (setting
-    sessions.cache_staleness), ValidateToken leaves out of tokens that were
-    issued before what the remaining roles don't grant; API keys likewise.
-    New roles come with the next refresh. If a role is added that requires a
+    """Replaces a user's roles. If one is removed, the user's access tokens from
+    before are refused within a second (setting sessions.cache_staleness), with
+    TOKEN_OUTDATED; a refresh gives new ones. API keys lose the scopes that the
+    remaining roles don't grant. New roles come with the next refresh. If a role is added that requires a
     second factor, the user's sessions end, as they may have begun without
     one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
     """
@@ -312,10 +312,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Reasons: USER_NOT_FOUND, EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID.
     """
     SetUserRoles: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetUserRolesRequest, _admin_service_pb2.SetUserRolesResponse]  # type: ignore[assignment]
-    """Replaces a user's roles. Within a second (setting
-    sessions.cache_staleness), ValidateToken leaves out of tokens that were
-    issued before what the remaining roles don't grant; API keys likewise.
-    New roles come with the next refresh. If a role is added that requires a
+    """Replaces a user's roles. If one is removed, the user's access tokens from
+    before are refused within a second (setting sessions.cache_staleness), with
+    TOKEN_OUTDATED; a refresh gives new ones. API keys lose the scopes that the
+    remaining roles don't grant. New roles come with the next refresh. If a role is added that requires a
     second factor, the user's sessions end, as they may have begun without
     one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
     """
@@ -578,10 +578,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.SetUserRolesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.SetUserRolesResponse, _abc.Awaitable[_admin_service_pb2.SetUserRolesResponse]]:
-        """Replaces a user's roles. Within a second (setting
-        sessions.cache_staleness), ValidateToken leaves out of tokens that were
-        issued before what the remaining roles don't grant; API keys likewise.
-        New roles come with the next refresh. If a role is added that requires a
+        """Replaces a user's roles. If one is removed, the user's access tokens from
+        before are refused within a second (setting sessions.cache_staleness), with
+        TOKEN_OUTDATED; a refresh gives new ones. API keys lose the scopes that the
+        remaining roles don't grant. New roles come with the next refresh. If a role is added that requires a
         second factor, the user's sessions end, as they may have begun without
         one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
         """

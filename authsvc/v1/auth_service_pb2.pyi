@@ -166,8 +166,8 @@ class VerifyEmailResponse(_message.Message):
     display name were removed. A code for ResetPassword is on its way then.
     """
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account what this call
+    has ended; empty if nothing. Opaque.
     """
     def __init__(
         self,
@@ -871,12 +871,19 @@ class ResetPasswordResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
+    revocation_cursor: _builtins.str
+    """Given as min_cursor, it makes a validation take into account what this call
+    has ended; empty if nothing. Opaque.
+    """
     def __init__(
         self,
+        *,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -890,13 +897,8 @@ class RefreshTokensRequest(_message.Message):
 
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
-    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
     """The refresh token as it was issued; at most 8 KiB. Required."""
-    revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
-    """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
         """The end user behind the request; checked against the session's binding if
@@ -908,11 +910,10 @@ class RefreshTokensRequest(_message.Message):
         *,
         refresh_token: _builtins.str = ...,
         client: _common_pb2.ClientContext | None = ...,
-        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "refresh_token", b"refresh_token", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "refresh_token", b"refresh_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -979,8 +980,8 @@ class LogoutResponse(_message.Message):
     Empty without the setting sessions.cookie.
     """
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; never empty.
     """
     def __init__(
         self,

@@ -100,6 +100,8 @@ class _InactiveReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inacti
     """The API key was revoked."""
     INACTIVE_REASON_RATE_LIMITED: _InactiveReason.ValueType  # 17
     """The API key's own rate limit is exhausted; see retry_after."""
+    INACTIVE_REASON_TOKEN_OUTDATED: _InactiveReason.ValueType  # 18
+    """It was issued before its user lost a role; a refresh helps."""
 
 class InactiveReason(_InactiveReason, metaclass=_InactiveReasonEnumTypeWrapper):
     """Why a token, session or API key is not active: enough for a caller to choose
@@ -148,6 +150,8 @@ INACTIVE_REASON_KEY_REVOKED: InactiveReason.ValueType  # 16
 """The API key was revoked."""
 INACTIVE_REASON_RATE_LIMITED: InactiveReason.ValueType  # 17
 """The API key's own rate limit is exhausted; see retry_after."""
+INACTIVE_REASON_TOKEN_OUTDATED: InactiveReason.ValueType  # 18
+"""It was issued before its user lost a role; a refresh helps."""
 Global___InactiveReason: _TypeAlias = InactiveReason  # noqa: Y015
 
 class _DefinedIn:
@@ -343,9 +347,10 @@ class Tokens(_message.Message):
     without that setting, and when session_token is.
     """
     revocation_cursor: _builtins.str
-    """Names the session that ended for this one, as the user had the maximum
-    number of sessions, as min_cursor of a later validation; empty if none
-    did. Opaque.
+    """Given as min_cursor, it makes a validation take into account what this login
+    has ended: the oldest session of a user who had the maximum number, or what
+    was set up by somebody who did not own the address. Empty if nothing, as
+    after a refresh. Opaque.
     """
     @_builtins.property
     def access_token_expire_time(self) -> _timestamp_pb2.Timestamp:

@@ -52,7 +52,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED. The refresh token had already been used, longer ago than
     the grace window, and not by a device whose answer was lost: it may have
     been stolen, so its session has been ended. Ask the user to log in. Don't
-    retry.
+    retry. Metadata: `revocation_cursor`, which makes a validation take the end
+    of the session into account, given as its min_cursor.
     """
     ERROR_REASON_SESSION_BINDING_MISMATCH: _ErrorReason.ValueType  # 36
     """UNAUTHENTICATED. The refresh token is valid, but its session is bound to
@@ -262,7 +263,8 @@ ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 6
 """UNAUTHENTICATED. The refresh token had already been used, longer ago than
 the grace window, and not by a device whose answer was lost: it may have
 been stolen, so its session has been ended. Ask the user to log in. Don't
-retry.
+retry. Metadata: `revocation_cursor`, which makes a validation take the end
+of the session into account, given as its min_cursor.
 """
 ERROR_REASON_SESSION_BINDING_MISMATCH: ErrorReason.ValueType  # 36
 """UNAUTHENTICATED. The refresh token is valid, but its session is bound to

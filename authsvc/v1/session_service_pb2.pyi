@@ -491,8 +491,8 @@ class RevokeSessionResponse(_message.Message):
     session was that of the browser. Empty without the setting sessions.cookie.
     """
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; never empty.
     """
     def __init__(
         self,
@@ -545,8 +545,8 @@ class RevokeUserSessionsResponse(_message.Message):
     revoked_count: _builtins.int
     """How many active sessions were ended."""
     revocation_cursor: _builtins.str
-    """Names what this call ended, as min_cursor of a later validation; empty if
-    nothing ended. Opaque.
+    """Given as min_cursor, it makes a validation take into account whatever this
+    call, or the same one before, has ended. Opaque; never empty.
     """
     def __init__(
         self,

@@ -28,11 +28,13 @@ from tests.bench.blocks import measure_memory, measure_propagation, spread
 from tests.bench.load import Sample, Work, drive, median
 from tests.bench.processes import Target, metered
 from tests.bench.turns import Turns
+from tests.bench.watchers import measure_watchers
 
 _USERS = 64
 _PASSWORD = f"Bench-{secrets.token_hex(8)}-A1"
 _CONCURRENCY = 64
 _BLOCKED_IP = "203.0.113.7"
+_WATCHERS = 400
 
 
 class Row(NamedTuple):
@@ -166,6 +168,7 @@ class Bench:
         yield "BatchCheckRateLimits", partial(self._batch_limits, compact=True)
         yield "RefreshTokens", self._refresh
         yield "Login", self._login
+        yield "watchers of revocations", self._watchers
         yield "longest turn of the event loop", self._turns
 
     async def _prepare(self) -> None:
@@ -246,6 +249,18 @@ class Bench:
 
     def _screen_blocked(self, _number: int) -> grpc.aio.UnaryUnaryCall[Any, Any]:
         return self._screen(_BLOCKED_IP)
+
+    async def _watchers(self) -> list[Row]:
+        cores, _ = await measure_watchers(
+            self._service, self._folder, watchers=_WATCHERS, seconds=self._seconds
+        )
+        return [
+            Row(
+                f"{_WATCHERS} watchers of 300 revocations/s",
+                f"{cores:.2f} cores",
+                f"≤ {_WATCHERS / 1_000} cores",
+            )
+        ]
 
     async def _blocks(self) -> list[Row]:
         rows = []

@@ -118,6 +118,14 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
             "settings: retention.audit_events must be at least 7d with audit.forward",
         ),
         (
+            "[tokens]\naccess_lifetime = '5d'\n[retention]\nsessions = '4d'",
+            "settings: retention.sessions must be at least tokens.access_lifetime",
+        ),
+        (
+            "[tokens]\nsession_key_lifetime = '31d'",
+            "settings: retention.revocations must be at least tokens.access_lifetime,",
+        ),
+        (
             "[api_keys]\npolicy = 'nobody-s'",
             "settings: api_keys.policy is not one of rate_limits.policies",
         ),

@@ -6,7 +6,7 @@ import itertools
 import socket
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -528,23 +528,61 @@ async def test_drain_ends_calls_after_grace_period(probe: ProbeServer) -> None:
     assert await held == "SERVICE_STOPPING"
 
 
-async def test_drain_ends_long_lived_streams_after_grace_period(
-    probe: ProbeServer, monkeypatch: pytest.MonkeyPatch
+def _stream(
+    probe: ProbeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    handle: Callable[[Any, Any], AsyncIterator[bytes]],
+    *,
+    endless: bool = False,
+) -> AsyncIterator[bytes]:
+    """Serve a long-lived stream, and call it."""
+    handler = grpc.stream_stream_rpc_method_handler(handle, bytes, bytes)
+    service = grpc.method_handlers_generic_handler("test.Extra", {"Rpc": handler})
+    probe.server._server.add_generic_rpc_handlers((service,))
+    row = Access(frozenset(Role), long_lived=True, endless=endless)
+    monkeypatch.setattr(interceptor, "ACCESS", {"/test.Extra/Rpc": row})
+    return aiter(probe.clients.raw("app", "/test.Extra/Rpc", "stream_stream")())
+
+
+@pytest.mark.parametrize(("endless", "grace"), [(False, 0.1), (True, 3_600)])
+async def test_drain_ends_streams_after_grace_period_and_endless_ones_at_once(
+    probe: ProbeServer, monkeypatch: pytest.MonkeyPatch, endless: bool, grace: float
 ) -> None:
-    async def endless(_requests: Any, _context: Any) -> AsyncIterator[bytes]:
+    async def handle(_requests: Any, _context: Any) -> AsyncIterator[bytes]:
         yield b"first"
         await asyncio.Event().wait()
 
-    handler = grpc.stream_stream_rpc_method_handler(endless, bytes, bytes)
-    service = grpc.method_handlers_generic_handler("test.Extra", {"Rpc": handler})
-    probe.server._server.add_generic_rpc_handlers((service,))
-    row = Access(frozenset(Role), long_lived=True)
-    monkeypatch.setattr(interceptor, "ACCESS", {"/test.Extra/Rpc": row})
-    responses = aiter(probe.clients.raw("app", "/test.Extra/Rpc", "stream_stream")())
+    responses = _stream(probe, monkeypatch, handle, endless=endless)
     assert await anext(responses) == b"first"
     end = asyncio.ensure_future(outcome(anext(responses)))
-    await probe.server.drain(0.1)
+    await probe.server.drain(grace)
     assert await end == "SERVICE_STOPPING"
+
+
+async def test_stream_whose_responses_are_not_read_is_ended(
+    probe: ProbeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold its place for as long as its connection lasts."""
+    monkeypatch.setattr(interceptor, "WRITE_SECONDS", 0.3)
+    ended = asyncio.Event()
+
+    async def handle(_requests: Any, _context: Any) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(60_000)
+        finally:
+            ended.set()
+
+    responses = _stream(probe, monkeypatch, handle)
+    await anext(responses)
+    async with asyncio.timeout(30):
+        await ended.wait()
+
+    async def read() -> None:
+        async for _ in responses:
+            pass
+
+    assert await outcome(read()) == "OVERLOADED"
 
 
 @pytest.mark.parametrize("caller", ["app", "stranger"])

@@ -1,7 +1,7 @@
 """The revocation log: what is appended, and that each reader reads each revocation once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import LoggedRevocation, RevocationCursor
 from authsvc.store import revocations
 from authsvc.store.log_reading import LogConnection, LogRead, Position
 from authsvc.store.postgres.connector import Connection, Server
@@ -40,7 +40,7 @@ class Reader:
         self.limit = limit
         self.position: Position | None = None
 
-    async def read(self) -> LogRead[Revocation]:
+    async def read(self) -> LogRead[LoggedRevocation]:
         read = await self.connection.read(revocations.LOG, self.position, self.limit, _PATIENCE)
         self.position = read.position
         return read
@@ -102,10 +102,10 @@ async def test_all_kinds_of_a_transaction_are_read_once(
     assert found is not None
     assert len(found) == 103
     assert set(found) == {
-        *(Revocation("session", str(session)) for session in sessions),
-        Revocation("user", str(user)),
-        Revocation("key", "key-1"),
-        Revocation("api_key", str(api_key)),
+        *(LoggedRevocation("session", str(session), clock.now()) for session in sessions),
+        LoggedRevocation("user", str(user), clock.now()),
+        LoggedRevocation("key", "key-1", clock.now()),
+        LoggedRevocation("api_key", str(api_key), clock.now()),
     }
     assert (await reader.read()).rows == []
 
@@ -356,3 +356,52 @@ async def test_unreachable_server_is_an_outage(database: Database, database_dsn:
         proxy.release()
     with pytest.raises(StoreUnavailable):
         await Database.open(settings_for(proxy.dsn))
+
+
+async def test_reader_that_knows_a_transaction_knows_all_that_were_acknowledged_before_it_ended(
+    database_dsn: str,
+) -> None:
+    """So the cursor of a transaction names what all those before it revoked, too."""
+    chains = list[list[RevocationCursor]]()
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+
+    async def write(database: Database) -> None:
+        for _ in range(15):
+            chain = []
+            for _ in range(3):
+                async with database.transaction() as connection:
+                    await revocations.append(connection, now, session_ids=[SessionId(uuid4())])
+                    chain.append(await revocations.cursor_of_now(connection))
+            async with database.connection() as connection:
+                # Of a statement that writes nothing.
+                chain.append(await revocations.cursor_of_now(connection))
+            chains.append(chain)
+
+    async def read(positions: list[Position], writing: asyncio.Task[None]) -> None:
+        connection = await LogConnection.open(database)
+        reader = Reader(connection)
+        while not writing.done():
+            positions.append((await reader.read()).end)
+        connection.close()
+
+    async with opened(database_dsn, pool_max=8) as database:
+        works = _all([write(database) for _ in range(6)])
+        writing = asyncio.create_task(works)
+        seen = list[Position]()
+        await _all([read(seen, writing) for _ in range(2)])
+        await writing
+    assert {cursor.run_id for chain in chains for cursor in chain} == {seen[0].run_id}
+    for position in seen:
+        for chain in chains:
+            known = [position.knows(cursor.transaction) for cursor in chain]
+            assert known == sorted(known, reverse=True)
+    # Some were read half-way.
+    assert any(
+        0 < sum(position.knows(cursor.transaction) for cursor in chain) < len(chain)
+        for position in seen
+        for chain in chains
+    )
+
+
+async def _all(works: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*works)

@@ -30,6 +30,7 @@ from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.lib.slices import Slices
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import ServiceError
 from authsvc.models.calls import ClientContext
@@ -101,6 +102,7 @@ class Coded:
             access_tokens=service.access_tokens,
             sessions=service.sessions.validation,
             permissions=service.permissions,
+            revocations=KnownRevocations(),
             slices=Slices(),
         )
         self.verification = EmailVerification(
@@ -158,7 +160,8 @@ class Coded:
         proof: OwnerProof | None = None,
     ) -> bool:
         """Verify an address; return whether what was set before was removed."""
-        return await self.verification.verify(CALL, email, code, client, proof)
+        removed = await self.verification.verify(CALL, email, code, client, proof)
+        return removed is not None
 
     async def log_in(
         self, challenge_id: UUID, code: str, client: ClientContext = CLIENT

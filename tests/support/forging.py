@@ -111,6 +111,6 @@ def open_world(server: PostgresServer, algorithm: str) -> World:
         permissions=PERMISSIONS,
         clock=CLOCK,
     )
-    token, _ = tokens.issue(make_session(CLOCK))
+    token, _ = tokens.issue(make_session(CLOCK), CLOCK.now())
     header, payload, _ = (base64.urlsafe_b64decode(part + "==") for part in token.split("."))
     return World(keys, tokens, token, json.loads(header), json.loads(payload))

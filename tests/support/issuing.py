@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from authsvc.core.lib import base64url
 from authsvc.core.lib.slices import Slices
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.signing import token_claims
 from authsvc.core.signing.access_tokens import AccessTokens, SignedToken
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -44,6 +45,7 @@ class Issuing:
             access_tokens=self.access_tokens,
             sessions=self.replica.sessions.validation,
             permissions=PERMISSIONS,
+            revocations=KnownRevocations(),
             slices=Slices(),
         )
         self.tokens = ServiceTokens(

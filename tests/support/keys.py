@@ -19,6 +19,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.messages.outbox import Outbox
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store import api_keys as store
@@ -108,6 +109,7 @@ def replica(
         settings=own,
         clock=world.clock,
         is_fresh=is_fresh,
+        revocations=KnownRevocations(),
     )
     keys = ApiKeys(
         database=database,

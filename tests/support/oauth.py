@@ -24,6 +24,7 @@ from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdent
 from authsvc.core.federation.states import OAuthStates
 from authsvc.core.lib.slices import Slices
 from authsvc.core.login.federated import OAuthLogin, OAuthOutcome
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import ServiceError, credentials_invalid
 from authsvc.models.calls import ClientContext
@@ -80,6 +81,7 @@ class Federated:
             access_tokens=service.access_tokens,
             sessions=service.sessions.validation,
             permissions=service.permissions,
+            revocations=KnownRevocations(),
             slices=Slices(),
         )
         self.identities = Identities(

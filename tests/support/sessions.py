@@ -15,6 +15,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
@@ -113,6 +114,7 @@ def build_sessions(
             settings=settings,
             clock=clock,
             is_fresh=is_fresh,
+            revocations=KnownRevocations(),
             slices=slices or Slices(),
         ),
         refreshing=SessionRefresh(
@@ -193,6 +195,7 @@ class World:
                 access_tokens=access_tokens,
                 sessions=sessions.validation,
                 permissions=PERMISSIONS,
+                revocations=KnownRevocations(),
                 slices=slices or Slices(),
             ),
         )

@@ -14,6 +14,7 @@ from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
+from authsvc.core.revocations.user_tokens import revoke_tokens
 from authsvc.core.roles.permissions import DEFAULT_ROLES, Permissions
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import (
@@ -26,6 +27,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.messages import Delivery
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User, UserOrigin, UserStatus
@@ -181,8 +183,10 @@ class Accounts:
             await record_event(connection, now, event)
         return user
 
-    async def disable(self, call: Call, account: UserId | str) -> UserId:
+    async def disable(self, call: Call, account: UserId | str) -> RevocationCursor:
         """Disable an account, given by id or e-mail address, and end all of its sessions.
+
+        Return what names that.
 
         Raises:
             NotFound: USER_NOT_FOUND.
@@ -194,8 +198,8 @@ class Accounts:
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
             # Also ends logins that wait for a second factor.
             await devices.forget_trust(connection, user_id)
-            await revocations.append(connection, self._clock.now(), user_id=user_id)
-        return user_id
+            await revoke_tokens(connection, user_id, self._clock.now())
+            return await revocations.cursor_of_now(connection)
 
     async def enable(self, call: Call, account: UserId | str) -> UserId:
         """Enable an account, given by id or e-mail address, and reset its failed logins.

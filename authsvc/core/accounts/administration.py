@@ -10,6 +10,7 @@ from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.lib.emails import parse_new_email
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.revocations.user_tokens import revoke_tokens
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import user_disabled, user_not_found
@@ -17,7 +18,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.messages import Delivery
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import EndedSessions, Revocation, RevocationCursor
 from authsvc.models.sessions import RevokeReason
 from authsvc.store import devices, emails, one_time_codes, revocations, users
 from authsvc.store import user_administration as store
@@ -119,11 +120,14 @@ class UserAdministration:
         name = before.display_name if change.display_name is None else change.display_name
         return Profile(email, canonical, verified, name)
 
-    async def set_roles(self, call: Call, user_id: UserId, roles: Sequence[str]) -> None:
-        """Replace a user's roles.
+    async def set_roles(
+        self, call: Call, user_id: UserId, roles: Sequence[str]
+    ) -> RevocationCursor:
+        """Replace a user's roles; return what names that, also if they were these already.
 
-        Tokens that were issued before can do no more than the roles left grant. If a role is added
-        that requires a second factor, the user's sessions end, as they may have begun without one.
+        If a role is removed, the tokens that were issued before are refused; sessions go on, and a
+        refresh gives new tokens. If a role is added that requires a second factor, the user's
+        sessions end, as they may have begun without one.
 
         Raises:
             NotFound: USER_NOT_FOUND.
@@ -133,15 +137,16 @@ class UserAdministration:
         # As they are defined by now: another replica may just have made one require a factor.
         await self._permissions.refresh()
         self._permissions.check_defined(roles)
-        now = self._clock.now()
         async with self._database.transaction(user_id) as connection:
             user = await users.lock_user(connection, user_id)
             if user is None:
                 raise user_not_found()
+            # Not before: whatever was issued before this user was locked is older than that.
+            now = self._clock.now()
             added = [role for role in roles if role not in user.roles]
             removed = [role for role in user.roles if role not in roles]
             if not added and not removed:
-                return
+                return await revocations.cursor_of_now(connection)
             await store.set_roles(connection, user_id, roles, now)
             detail = {"added": added, "removed": removed}
             event = AuditEvent(AuditType.USER_ROLES_SET, call, user_id, detail=detail)
@@ -149,9 +154,14 @@ class UserAdministration:
             if self._permissions.require_second_factor(added):
                 await self._sessions.revoke_in(connection, call, user_id, RevokeReason.REVOKED)
                 await devices.forget_trust(connection, user_id)
-            # The caches hold the old roles; those of new tokens come from the row.
-            await revocations.append(connection, now, user_id=user_id)
+            if removed:
+                await revoke_tokens(connection, user_id, now)
+            else:
+                # The caches hold the old roles.
+                await revocations.append(connection, now, user_id=user_id, cache_only=True)
+            cursor = await revocations.cursor_of_now(connection)
         self._forget(Revocation("user", str(user_id)))
+        return cursor
 
     async def unlock(self, call: Call, user_id: UserId) -> None:
         """Forget a user's failed logins, and the guesses that the account's limits have counted.
@@ -197,7 +207,7 @@ class UserAdministration:
 
     async def require_password_change(
         self, call: Call, user_id: UserId, *, keep_sessions: bool
-    ) -> int:
+    ) -> EndedSessions:
         """Let a user's present password open no more sessions, until it has been changed.
 
         Logins that wait for a second factor end, and so do the user's sessions, unless they are to
@@ -214,9 +224,10 @@ class UserAdministration:
             event = AuditEvent(AuditType.PASSWORD_CHANGE_REQUIRE, call, user_id)
             await record_event(connection, now, event)
             if keep_sessions:
-                return 0
+                return EndedSessions(0, None)
             reason = RevokeReason.PASSWORD_CHANGED
-            return await self._sessions.revoke_in(connection, call, user_id, reason)
+            count = await self._sessions.revoke_in(connection, call, user_id, reason)
+            return EndedSessions(count, revocations.noted(connection))
 
     async def _lock(self, connection: Connection, user_id: UserId) -> None:
         if await users.lock_user(connection, user_id) is None:

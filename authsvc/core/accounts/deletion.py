@@ -11,7 +11,7 @@ from authsvc.errors import user_not_found
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import Revocation, RevocationCursor
 from authsvc.models.tokens import Claims
 from authsvc.models.users import LockedUser
 from authsvc.store import deletion as store
@@ -58,8 +58,10 @@ class AccountDeletion:
         self._clock = clock
         self._forget = forget
 
-    async def delete(self, call: Call, claims: Claims) -> None:
+    async def delete(self, call: Call, claims: Claims) -> RevocationCursor:
         """Erase the account of the token's user; its sessions and keys end at once.
+
+        Return what names that.
 
         Raises:
             FailedPrecondition: REAUTHENTICATION_REQUIRED.
@@ -67,7 +69,7 @@ class AccountDeletion:
             Unauthenticated: BEARER_INVALID: the session was ended meanwhile.
         """
         self._recent_login.require(claims)
-        await self.erase(call, claims.subject, claims.session_id)
+        return await self.erase(call, claims.subject, claims.session_id)
 
     async def erase(
         self,
@@ -76,8 +78,10 @@ class AccountDeletion:
         session_id: SessionId | None = None,
         *,
         only_if: Condition | None = None,
-    ) -> None:
-        """Erase an account; `session_id` is that of the user who requested it.
+    ) -> RevocationCursor:
+        """Erase an account, and return what names that.
+
+        `session_id` is that of the user who requested it.
 
         `only_if` is evaluated while the user's row is locked; if it returns False, the account
         counts as not found.
@@ -97,7 +101,9 @@ class AccountDeletion:
             if session_id is not None:
                 await self._recent_login.require_live(connection, session_id)
             await self._erase(connection, call, user, session_id)
+            cursor = await revocations.cursor_of_now(connection)
         self._forget(Revocation("user", str(user_id)))
+        return cursor
 
     async def _scrub_batch(
         self, user_id: UserId, after: datetime | None, only_if: Condition | None

@@ -7,6 +7,7 @@ of being the one who set the password, keeps what was set.
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from authsvc.core.accounts.owner_proofs import (
     OwnerProof,
@@ -27,8 +28,9 @@ from authsvc.errors import code_invalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.messages import Delivery
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.users import LockedUser
-from authsvc.store import users
+from authsvc.store import revocations, users
 from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
@@ -58,12 +60,13 @@ class EmailVerification:
 
     async def verify(
         self, call: Call, email: str, code: str, client: ClientContext, proof: OwnerProof | None
-    ) -> bool:
+    ) -> RevocationCursor | None:
         """Verify the address of an account with the code that was sent to it.
 
-        Return whether what was set before was removed: password, sessions, API keys, identities,
-        devices and name. That happens at the first verification without a proof. A wrong proof
-        fails before the code is looked at, so the code stays valid and its tries aren't used up.
+        Return what names the removal of what was set before, None if nothing was removed: password,
+        sessions, API keys, identities, devices and name. That happens at the first verification
+        without a proof. A wrong proof fails before the code is looked at, so the code stays valid
+        and its tries aren't used up.
 
         Raises:
             FieldInvalid: EMAIL_INVALID, or the password of the proof is malformed.
@@ -79,14 +82,14 @@ class EmailVerification:
             while True:
                 proved = await self._proofs.check(attempt, credential, proof) if proof else None
                 try:
-                    removed = await self._redeem(attempt, code, proved)
+                    verified = await self._redeem(attempt, code, proved)
                 except PasswordReplaced:
                     # By another password, or by a login that rehashed the same one.
                     credential = await self._reread(credential)
                     continue
-                if removed is None:
+                if verified is None:
                     raise Rejected(attempt.cause(Cause.CODE))
-                return removed
+                return verified.revoked
 
     async def _reread(self, credential: Credential | None) -> Credential | None:
         if credential is None:
@@ -94,8 +97,10 @@ class EmailVerification:
         async with self._database.connection() as connection:
             return await users.get_credential(connection, credential.user_id)
 
-    async def _redeem(self, attempt: Attempt, code: str, proved: Proved | None) -> bool | None:
-        """Use up the code; return whether what was set before was removed, or None if it is wrong.
+    async def _redeem(
+        self, attempt: Attempt, code: str, proved: Proved | None
+    ) -> "_Verified | None":
+        """Use up the code; return what that revoked, or None if the code is wrong.
 
         What is raised rolls back, so that the code stays valid.
         """
@@ -114,11 +119,10 @@ class EmailVerification:
             addressee = await note_verified(connection, attempt, user_id, self._clock)
             if addressee is None:
                 return None
-            remove = proved is None and not addressee.verified
-            if remove:
+            if proved is None and not addressee.verified:
                 await self._hand_over(connection, attempt, user, addressee)
             await release(connection, attempt)
-            return remove
+            return _Verified(revocations.noted(connection))
 
     async def _hand_over(
         self, connection: Connection, attempt: Attempt, user: LockedUser, addressee: Addressee
@@ -136,3 +140,7 @@ class EmailVerification:
             detail={"purpose": purpose.value},
         )
         await record_event(connection, self._clock.now(), event)
+
+
+class _Verified(NamedTuple):
+    revoked: RevocationCursor | None

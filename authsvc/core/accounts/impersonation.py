@@ -64,7 +64,7 @@ class Impersonation:
                 AuditType.IMPERSONATE, call, user_id, session.session_id, client, detail
             )
             await record_event(connection, now, event)
-        return self._issuer.issue(session, session_token, csrf_token)
+        return self._issuer.issue(session, now, session_token=session_token, csrf_token=csrf_token)
 
     def _session(
         self, call: Call, user: User, client: ClientContext, csrf_hash: bytes, now: datetime
@@ -87,4 +87,5 @@ class Impersonation:
             user_status=user.status,
             user_roles=user.roles,
             impersonator=call.caller,
+            token_revoke_time=user.token_revoke_time,
         )

@@ -17,9 +17,10 @@ from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import FieldInvalid, credentials_invalid, user_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
+from authsvc.models.revocations import EndedSessions
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims
-from authsvc.store import devices, users
+from authsvc.store import devices, revocations, users
 from authsvc.store import password_change as store
 from authsvc.store.password_change import PasswordAccount, Replacement
 from authsvc.store.postgres.database import Connection, Database
@@ -63,7 +64,7 @@ class PasswordChange:
         self._outbox = outbox
         self._clock = clock
 
-    async def change(self, call: Call, claims: Claims, request: NewPassword) -> int:
+    async def change(self, call: Call, claims: Claims, request: NewPassword) -> EndedSessions:
         """Set the new password of the token's user; return how many other sessions were ended.
 
         Raises:
@@ -103,7 +104,7 @@ class PasswordChange:
             request.new, field=_NEW, email=account.email, display_name=account.display_name
         )
 
-    async def _set_first(self, change: "_Change") -> int:
+    async def _set_first(self, change: "_Change") -> EndedSessions:
         self._recent_login.require(change.claims)
         await self._check(change)
         new = await self._hasher.hash(change.request.new)
@@ -112,7 +113,7 @@ class PasswordChange:
             raise credentials_invalid()
         return ended
 
-    async def _replace(self, change: "_Change", attempt: Attempt) -> int:
+    async def _replace(self, change: "_Change", attempt: Attempt) -> EndedSessions:
         current = _own(attempt.credential, change)
         new: PasswordHash | None = None
         while True:
@@ -135,7 +136,7 @@ class PasswordChange:
         expected: str | None,
         new: PasswordHash,
         attempt: Attempt | None = None,
-    ) -> int | None:
+    ) -> EndedSessions | None:
         """Store the new password with all consequences; return None if `expected` is outdated."""
         user_id = change.claims.subject
         replacement = Replacement(expected, new.phc, new.pepper_id)
@@ -149,7 +150,7 @@ class PasswordChange:
             await devices.forget_trust(connection, user_id)
             return await self._complete(connection, change)
 
-    async def _complete(self, connection: Connection, change: "_Change") -> int:
+    async def _complete(self, connection: Connection, change: "_Change") -> EndedSessions:
         call, claims, request = change.call, change.claims, change.request
         ended = 0
         if request.end_other_sessions:
@@ -162,7 +163,7 @@ class PasswordChange:
             AuditType.PASSWORD_CHANGE, call, claims.subject, claims.session_id, request.client
         )
         await record_event(connection, self._clock.now(), event)
-        return ended
+        return EndedSessions(ended, revocations.noted(connection))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Owns the reset of a password with a code that was sent to the user's address."""
 
+from typing import NamedTuple
+
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import Purpose
@@ -13,8 +15,9 @@ from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import FieldInvalid, code_invalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.sessions import RevokeReason
-from authsvc.store import devices, users
+from authsvc.store import devices, revocations, users
 from authsvc.store import password_reset as store
 from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
@@ -27,6 +30,10 @@ class _MustDiffer(Exception):
     def __init__(self, credential: Credential) -> None:
         super().__init__()
         self.credential = credential
+
+
+class _Replaced(NamedTuple):
+    revoked: RevocationCursor | None
 
 
 class PasswordReset:
@@ -55,8 +62,10 @@ class PasswordReset:
 
     async def reset(
         self, call: Call, email: str, code: str, password: str, client: ClientContext
-    ) -> None:
+    ) -> RevocationCursor | None:
         """Set the password of the account with this address, end its sessions and notify its user.
+
+        Return what names the end of the sessions, None if there were none.
 
         One that an operator decided has to be changed can't be set again.
 
@@ -91,9 +100,10 @@ class PasswordReset:
                     # Compared only after the code has been proved, and outside the transaction.
                     other_than = found.credential
                     await self._require_other(other_than, password)
-            if not claimed:
+            if claimed is None:
                 raise Rejected(attempt.cause(Cause.CODE))
             await self._attempts.forgive(attempt)
+            return claimed.revoked
 
     async def _check(self, address: Email, password: str) -> None:
         # Checked without the account's data, as the answer would reveal it.
@@ -107,8 +117,8 @@ class PasswordReset:
 
     async def _claim(
         self, attempt: Attempt, code: str, replacement: PasswordHash, other_than: Credential | None
-    ) -> bool:
-        """Use up the code and replace the password; return False if the code is wrong.
+    ) -> "_Replaced | None":
+        """Use up the code and replace the password; return None if the code is wrong.
 
         Raises:
             _MustDiffer: The password has to be changed, and is not the one in `other_than`.
@@ -116,13 +126,13 @@ class PasswordReset:
         async with self._database.transaction(attempt.account) as connection:
             proof = await self._proofs.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
             if proof is None:
-                return False
+                return None
             if proof.user.password_change_required:
                 current = await users.get_credential(connection, proof.user.user_id)
                 if current is not None and current.phc is not None and current != other_than:
                     raise _MustDiffer(current)
             await self._replace(connection, attempt, proof.addressee, replacement)
-            return True
+            return _Replaced(revocations.noted(connection))
 
     async def _replace(
         self, connection: Connection, attempt: Attempt, user: Addressee, replacement: PasswordHash

@@ -26,6 +26,7 @@ from authsvc.models.api_keys import ApiKey
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User
 from authsvc.store import api_keys as store
@@ -127,8 +128,8 @@ class ApiKeys:
             *paging.cut(found, size, lambda last: paging.page_token(user_id, last.key_id))
         )
 
-    async def revoke(self, call: Call, user_id: UserId, key_id: ApiKeyId) -> None:
-        """Revoke a user's key; do nothing if it is already revoked.
+    async def revoke(self, call: Call, user_id: UserId, key_id: ApiKeyId) -> RevocationCursor:
+        """Revoke a user's key; do nothing if it is already revoked. Return what names that.
 
         Raises:
             NotFound: KEY_NOT_FOUND, also if the key is another user's.
@@ -143,7 +144,9 @@ class ApiKeys:
                 detail = {"key_id": str(key_id)}
                 event = AuditEvent(AuditType.API_KEY_REVOKE, call, user_id, detail=detail)
                 await record_event(connection, now, event)
+            cursor = await revocations.cursor_of_now(connection)
         self._forget(key_id)
+        return cursor
 
     async def _store(self, call: Call, claims: Claims, key: ApiKey, key_hash: bytes) -> None:
         async with self._database.transaction(key.user_id) as connection:

@@ -19,12 +19,14 @@ from authsvc.core.lib.batching import Batcher
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.revocations.cache import RevocableCache
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.roles.permissions import Permissions
 from authsvc.errors import NotFound
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, UserId
 from authsvc.models.limits import Charge
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.tokens import InactiveReason
 from authsvc.models.users import UserStatus
 from authsvc.store import api_keys as store
@@ -40,10 +42,11 @@ _MAX_WAITING = 20_000
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyCheck:
-    """An API key to validate."""
+    """An API key to validate; what `min_cursor` names is taken into account."""
 
     api_key: str = field(repr=False)
     required_scopes: Sequence[str] = ()
+    min_cursor: RevocationCursor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class ApiKeyValidation:
     a short while ago; while it returns False, the cache is not used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the last are parts
         self,
         *,
         database: Database,
@@ -117,6 +120,7 @@ class ApiKeyValidation:
         settings: ApiKeySettings,
         clock: Clock,
         is_fresh: Callable[[], bool],
+        revocations: KnownRevocations,
     ) -> None:
         self._database = database
         self._cache = cache
@@ -126,6 +130,7 @@ class ApiKeyValidation:
         self._interval = settings.last_use_interval
         self._clock = clock
         self._is_fresh = is_fresh
+        self._revocations = revocations
         self._reads = Batcher(run=self._read, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
 
     async def validate(self, check: ApiKeyCheck) -> ApiKeyResult:
@@ -138,7 +143,8 @@ class ApiKeyValidation:
         if not is_api_key(check.api_key):
             return _INACTIVE[InactiveReason.MALFORMED]
         token_hash = digest(check.api_key)
-        loaded = self._cached(token_hash) or await self._reads.submit(token_hash)
+        loaded = None if self._revocations.lack(check.min_cursor) else self._cached(token_hash)
+        loaded = loaded or await self._reads.submit(token_hash)
         if loaded is None:
             return _INACTIVE[InactiveReason.KEY_UNKNOWN]
         reason = loaded.state(self._clock.now())

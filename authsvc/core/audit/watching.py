@@ -220,7 +220,7 @@ class AuditWatch:
                 self._is_watched.clear()
                 self._is_unwatched.set()
 
-    def _on_position(self, position: Position) -> None:
+    def _on_position(self, position: Position, _began: float) -> None:
         rows = list(self._read)
         self._read.clear()
         for watcher in self._watchers:

@@ -8,12 +8,13 @@ could get back in.
 from dataclasses import replace
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.revocations.user_tokens import revoke_tokens
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.users import LockedUser
-from authsvc.store import reclaim, revocations
+from authsvc.store import reclaim
 from authsvc.store.postgres.database import Connection
 
 
@@ -26,19 +27,21 @@ class AccountReclaim:
 
     async def reclaim(
         self, connection: Connection, call: Call, owner: LockedUser, client: ClientContext
-    ) -> None:
+    ) -> LockedUser:
         """Reset an account whose address was never verified to the values of `owner`.
 
         Its sessions are ended; its password, factors, codes, identities, API keys and devices are
-        deleted. Runs in the caller's transaction, which has locked the user's row.
+        deleted. Return the account after that. Runs in the caller's transaction, which has locked
+        the user's row.
         """
         now = self._clock.now()
         reason = RevokeReason.OWNER_ARRIVED
         await self._sessions.revoke_in(connection, call, owner.user_id, reason)
         await reclaim.take_over(connection, owner, now)
-        await revocations.append(connection, now, user_id=owner.user_id)
+        token_revoke_time = await revoke_tokens(connection, owner.user_id, now)
         event = AuditEvent(AuditType.OWNER_ARRIVED, call, owner.user_id, client=client)
         await record_event(connection, now, event)
+        return replace(owner, token_revoke_time=token_revoke_time)
 
     async def claim(
         self, connection: Connection, call: Call, user: LockedUser, client: ClientContext
@@ -49,5 +52,4 @@ class AccountReclaim:
         """
         now = self._clock.now()
         owner = replace(user, display_name="", email_verify_time=now, has_second_factor=False)
-        await self.reclaim(connection, call, owner, client)
-        return owner
+        return await self.reclaim(connection, call, owner, client)

@@ -110,7 +110,7 @@ class IncidentSteps:
 
     async def end_sessions(self, call: Call, selection: SessionSelection, reason: str) -> int:
         """End the selected sessions; return how many were active."""
-        count = await self._sessions.end(call, selection)
+        count = (await self._sessions.end(call, selection)).count
         await self.record(AuditType.INCIDENT_END_SESSIONS, call, {"count": count, "reason": reason})
         return count
 
@@ -162,7 +162,7 @@ class IncidentSteps:
 
     async def revoke_key(self, call: Call, key_id: str, reason: str) -> bool:
         """Revoke a key; return False if there is no such key or it was revoked before."""
-        revoked = await self._signing_keys.revoke(call, key_id)
+        revoked = (await self._signing_keys.revoke(call, key_id)).is_new
         if revoked:
             detail = {"key_id": key_id, "reason": reason}
             await self.record(AuditType.INCIDENT_REVOKE_KEY, call, detail)

@@ -29,8 +29,8 @@ _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 2.0
 
 
-def _ignore(_value: object) -> None:
-    """Ignore the value."""
+def _ignore(*_values: object) -> None:
+    """Ignore the values."""
 
 
 class LogFollower(Generic[Row]):
@@ -42,7 +42,8 @@ class LogFollower(Generic[Row]):
 
     While `is_fresh()`, every row acknowledged more than `staleness` ago has been passed on. The log
     is read at each `ring`, and in any case every quarter of `staleness`. `observe` gets the
-    database's time of each read, and `on_position` the position up to which all has been passed on.
+    database's time of each read, and `on_position` the position up to which all has been passed on,
+    with the time, in seconds of `elapsed()`, at which its read began.
 
     When much has been missed, dropping everything costs less than reading it: more than one read
     holds, or more than a minute, is a gap. With `in_pages`, all of it is read, however much and
@@ -59,7 +60,7 @@ class LogFollower(Generic[Row]):
         on_event: Callable[[Row], None],
         on_gap: Callable[[], None],
         observe: Callable[[ClockSample], None] = _ignore,
-        on_position: Callable[[Position], None] = _ignore,
+        on_position: Callable[[Position, float], None] = _ignore,
         position: Position | None = None,
         in_pages: bool = False,
     ) -> None:
@@ -147,7 +148,7 @@ class LogFollower(Generic[Row]):
         was_left = losses != self._losses
         if self._in_pages or not was_left:
             self._position = position
-            self._on_position(position)
+            self._on_position(position, started)
         if was_left:
             raise StoreUnavailable
         if position == read.end:

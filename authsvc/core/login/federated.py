@@ -227,7 +227,7 @@ class OAuthLogin:
             email_verify_time=self._clock.now(),
             has_second_factor=False,
         )
-        await self._reclaim.reclaim(connection, login.call, owner, login.client)
+        owner = await self._reclaim.reclaim(connection, login.call, owner, login.client)
         await self._add(connection, owner, login)
         return await self._finish(connection, attempt, owner)
 

@@ -19,7 +19,9 @@ from authsvc.core.sessions.cache import SessionCache
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.revocations import EndedSessions
 from authsvc.models.sessions import RevokeReason, SessionSelection
+from authsvc.store import revocations
 from authsvc.store import session_selection as store
 from authsvc.store.postgres.database import Database
 from authsvc.store.session_selection import EndedSession, EndEvent
@@ -54,12 +56,13 @@ class BulkSessionEnding:
         call: Call,
         selection: SessionSelection,
         on_progress: Callable[[int], object] = _ignore,
-    ) -> int:
+    ) -> EndedSessions:
         """End the sessions that meet the criteria; return how many of them were active.
 
         Sessions opened before the call are ended, and those opened during it may be. Idle ones
         are ended too, as their access tokens may still be valid. After a failure, what was ended
         stays ended, and another call ends the rest. `on_progress` is called with the count so far.
+        The cursor names all that had ended when the call did.
 
         Raises:
             StoreUnavailable: The database did not answer, or somebody held a lock for too long.
@@ -79,7 +82,10 @@ class BulkSessionEnding:
             )
         on_progress(count)
         await self._record(call, self._clock.now(), {"stage": "end", "count": count})
-        return count
+        async with self._database.connection() as connection:
+            # Of a transaction that begins after all of the others: whoever knows that it has ended
+            # knows of them, too.
+            return EndedSessions(count, await revocations.cursor_of_now(connection))
 
     async def _find(
         self, selection: SessionSelection, now: datetime

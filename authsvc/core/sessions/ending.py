@@ -10,6 +10,7 @@ from authsvc.errors import session_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.revocations import EndedSessions, RevocationCursor
 from authsvc.models.sessions import RevokeReason
 from authsvc.store import revocations, users
 from authsvc.store import sessions as store
@@ -33,35 +34,44 @@ class SessionEnding:
         self._codec = codec
         self._clock = clock
 
-    async def log_out(self, call: Call, refresh_token: str) -> None:
+    async def log_out(self, call: Call, refresh_token: str) -> RevocationCursor:
         """End the session of a refresh token, current or not; do nothing if it has already ended.
+
+        Return what names the end of the session, also if it has already ended: the answer that
+        said so may have been lost.
 
         Raises:
             Unauthenticated: REFRESH_TOKEN_INVALID: this service did not issue it.
         """
         session_id, _ = self._codec.decode(refresh_token)
-        await self._end(call, session_id, RevokeReason.LOGOUT)
+        _, cursor = await self._end(call, session_id, RevokeReason.LOGOUT)
+        return cursor
 
-    async def revoke(self, call: Call, session_id: SessionId) -> None:
-        """End a session; do nothing if it has already ended.
+    async def revoke(self, call: Call, session_id: SessionId) -> RevocationCursor:
+        """End a session; do nothing if it has already ended. Return the same as `log_out`.
 
         Raises:
             NotFound: SESSION_NOT_FOUND.
         """
-        if await self._end(call, session_id, RevokeReason.REVOKED):
-            return
-        async with self._database.connection() as connection:
-            if not await store.find(connection, [session_id]):
-                raise session_not_found()
+        ended, cursor = await self._end(call, session_id, RevokeReason.REVOKED)
+        if not ended:
+            async with self._database.connection() as connection:
+                if not await store.find(connection, [session_id]):
+                    raise session_not_found()
+        return cursor
 
     async def revoke_all(
         self, call: Call, user_id: UserId, except_session_id: SessionId | None = None
-    ) -> int:
-        """End all sessions of a user but one; return how many were active (0 for unknown ids)."""
+    ) -> EndedSessions:
+        """End all sessions of a user but one; return how many were active (0 for unknown ids).
+
+        The cursor names also what had already ended.
+        """
         async with self._database.transaction(user_id) as connection:
-            return await self.revoke_in(
+            count = await self.revoke_in(
                 connection, call, user_id, RevokeReason.REVOKED, except_session_id
             )
+            return EndedSessions(count, await revocations.cursor_of_now(connection))
 
     async def revoke_in(
         self,
@@ -83,11 +93,14 @@ class SessionEnding:
             await record_event(connection, now, event)
         return sum(ended.values())
 
-    async def _end(self, call: Call, session_id: SessionId, reason: RevokeReason) -> bool:
+    async def _end(
+        self, call: Call, session_id: SessionId, reason: RevokeReason
+    ) -> tuple[bool, RevocationCursor]:
         async with self._database.transaction(session_id) as connection:
             ended = await end_session(connection, call, self._clock.now(), session_id, reason)
+            cursor = await revocations.cursor_of_now(connection)
         self._cache.drop(session_id)
-        return ended
+        return ended, cursor
 
 
 async def end_session(

@@ -19,7 +19,7 @@ from authsvc.models.roles import capped
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import User
-from authsvc.store import users
+from authsvc.store import revocations, users
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.session_opening import open_session
 
@@ -105,7 +105,13 @@ class SessionOpening:
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user, client, methods, csrf_token)
         await self._store(connection, call, session, digest(session_token), event_type, detail)
-        return self._issuer.issue(session, session_token, csrf_token)
+        return self._issuer.issue(
+            session,
+            session.create_time,
+            session_token=session_token,
+            csrf_token=csrf_token,
+            revoked=revocations.noted(connection),
+        )
 
     def _new_session(
         self,
@@ -135,6 +141,7 @@ class SessionOpening:
             user_status=user.status,
             user_roles=user.roles,
             idle_lifetime=lifetimes.idle,
+            token_revoke_time=user.token_revoke_time,
         )
 
     async def _store(

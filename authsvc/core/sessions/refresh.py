@@ -15,6 +15,7 @@ from datetime import datetime
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row, log_event, record_event
 from authsvc.core.lib.batching import Batcher
+from authsvc.core.revocations.cursors import write_revocation_cursor
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.core.sessions.ending import end_session
@@ -28,9 +29,9 @@ from authsvc.errors import (
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
-from authsvc.models.sessions import RevokeReason, Session
+from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Tokens
-from authsvc.store import refresh
+from authsvc.store import refresh, revocations
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Database
 from authsvc.store.refresh import AdvanceTimes, PresentedToken
@@ -85,12 +86,14 @@ class SessionRefresh:
         """
         session_id, counter = self._codec.decode(refresh_token)
         now = self._clock.now()
-        session = None
+        stored = None
         if await self._may_advance(session_id, client):
-            session = await self._advance(call, session_id, counter, client, now)
-        if session is None:
-            session = await self._repeat(call, session_id, counter, client, now)
-        return self._issuer.issue(session)
+            stored = await self._advance(call, session_id, counter, client, now)
+        if stored is None:
+            stored = await self._repeat(call, session_id, counter, client, now)
+        # Also if it is repeated: the user was locked when the current token was first issued, but
+        # may be losing a role at this moment.
+        return self._issuer.issue(stored.session, stored.refresh_time)
 
     async def _may_advance(self, session_id: SessionId, client: ClientContext) -> bool:
         if not self._binding.is_on:
@@ -106,7 +109,7 @@ class SessionRefresh:
         counter: int,
         client: ClientContext,
         now: datetime,
-    ) -> Session | None:
+    ) -> StoredSession | None:
         device_id = client.device_id if self._recovers_lost_answers else ""
         token = PresentedToken(session_id, counter, device_id)
         event = AuditEvent(AuditType.REFRESH, call, session_id=session_id, client=client)
@@ -123,7 +126,7 @@ class SessionRefresh:
         log_event(replace(event, user_id=stored.session.user_id, detail=detail))
         # The cached copy still has the old expiry.
         self._cache.drop(session_id)
-        return stored.session
+        return stored
 
     async def _advance_many(self, asked: list[_Advance]) -> list[StoredSession | None]:
         now = self._clock.now()
@@ -154,7 +157,7 @@ class SessionRefresh:
         counter: int,
         client: ClientContext,
         now: datetime,
-    ) -> Session:
+    ) -> StoredSession:
         """Return the unchanged session for a token that can't advance it but may be repeated."""
         stored = await self._find(session_id)
         if stored is None or stored.session.inactive_reason(now):
@@ -167,8 +170,7 @@ class SessionRefresh:
         is_current = counter == session.refresh_counter
         may_repeat = self._may_repeat(stored, counter, client, now)
         if not (is_current or may_repeat or self._may_recover(stored, counter, client)):
-            await self._end(call, session_id, client, now)
-            raise refresh_token_reused()
+            raise refresh_token_reused(await self._end(call, session_id, client, now))
         if self._binding.mismatch(session, client):
             raise session_binding_mismatch()
         if not may_repeat:
@@ -179,7 +181,7 @@ class SessionRefresh:
         )
         async with self._database.connection() as connection:
             await record_event(connection, now, event)
-        return session
+        return stored
 
     def _may_repeat(
         self, stored: StoredSession, counter: int, client: ClientContext, now: datetime
@@ -209,13 +211,15 @@ class SessionRefresh:
 
     async def _end(
         self, call: Call, session_id: SessionId, client: ClientContext, now: datetime
-    ) -> None:
+    ) -> str:
         # In a separate transaction, as the error raised next must not roll it back.
         async with self._database.transaction(session_id) as connection:
             await end_session(
                 connection, call, now, session_id, RevokeReason.REFRESH_TOKEN_REUSED, client
             )
+            cursor = await revocations.cursor_of_now(connection)
         self._cache.drop(session_id)
+        return write_revocation_cursor(cursor)
 
     async def _find(self, session_id: SessionId) -> StoredSession | None:
         async with self._database.connection() as connection:

@@ -6,6 +6,7 @@ from authsvc.config import CookieSettings
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.models.clock import Clock
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
 
@@ -57,12 +58,21 @@ class TokenIssuer:
         self._refresh_codec = refresh_codec
         self._cookies = cookies
 
-    def issue(self, session: Session, session_token: str = "", csrf_token: str = "") -> Tokens:
+    def issue(
+        self,
+        session: Session,
+        time: datetime,
+        *,
+        session_token: str = "",
+        csrf_token: str = "",
+        revoked: RevocationCursor | None = None,
+    ) -> Tokens:
         """Return a new access token, the current refresh token, and the two secrets, if new.
 
+        `time` is the time of issue, as in `AccessTokens.issue`. `revoked` names what ended for it.
         An impersonated session gets no refresh token, so that it can't be extended.
         """
-        access_token, access_token_expire_time = self._access_tokens.issue(session)
+        access_token, access_token_expire_time = self._access_tokens.issue(session, time)
         refresh_token = set_cookie = ""
         if session.impersonator is None:
             refresh_token = self._refresh_codec.encode(session.session_id, session.refresh_counter)
@@ -78,4 +88,5 @@ class TokenIssuer:
             csrf_token=csrf_token,
             user_id=session.user_id,
             set_cookie=set_cookie,
+            revoked=revoked,
         )

@@ -15,6 +15,7 @@ from authsvc.config import SessionSettings
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.memo import Memo
 from authsvc.core.lib.slices import Slices
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.core.sessions.reading import SessionReader
@@ -22,18 +23,23 @@ from authsvc.core.sessions.secrets import digest, is_csrf_token, is_session_toke
 from authsvc.models.calls import ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import InactiveReason
 
 
 @dataclass(frozen=True, slots=True)
 class SessionCheck:
-    """A session token to validate, and its context; an empty `csrf_token` is not checked."""
+    """A session token to validate, and its context; an empty `csrf_token` is not checked.
+
+    What `min_cursor` names is taken into account.
+    """
 
     session_token: str = field(repr=False)
     client: ClientContext = field(default_factory=ClientContext)
     csrf_token: str = field(default="", repr=False)
     strict: bool = False
+    min_cursor: RevocationCursor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class SessionValidation:
         settings: SessionSettings,
         clock: Clock,
         is_fresh: Callable[[], bool],
+        revocations: KnownRevocations,
         slices: Slices,
     ) -> None:
         self._reader = reader
@@ -78,6 +85,7 @@ class SessionValidation:
         self._binding = ClientBinding(settings)
         self._clock = clock
         self._is_fresh = is_fresh
+        self._revocations = revocations
         self._slices = slices
 
     async def validate(self, check: SessionCheck) -> SessionResult:
@@ -130,7 +138,11 @@ class SessionValidation:
 
     def _validate_without_read(self, check: SessionCheck) -> SessionResult | None:
         """Return the result if it needs no read, otherwise None."""
-        if not check.strict and self._is_fresh():
+        if (
+            not check.strict
+            and (check.min_cursor is None or not self._revocations.lack(check.min_cursor))
+            and self._is_fresh()
+        ):
             entry = self._cache.by_token(digest(check.session_token))
             if entry is not None and (now := self._clock.now()) < entry.slide_time:
                 return self._result(entry, check, now)

@@ -14,6 +14,7 @@ from typing import TypeAlias, cast
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.slices import Slices
+from authsvc.core.revocations.user_tokens import issue_second
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.signing import jws, token_claims
 from authsvc.core.signing.jwk import VerifyingKey
@@ -83,8 +84,11 @@ class AccessTokens:
         self._clock = clock
         self._verified = _VerifiedTokens(cache_size)
 
-    def issue(self, session: Session) -> tuple[str, datetime]:
+    def issue(self, session: Session, time: datetime) -> tuple[str, datetime]:
         """Return a token for the session's user, and its expiry, no later than the session's end.
+
+        `time` is when it counts as issued: before the user was read, or while the user's row was
+        locked (see `user_tokens`).
 
         Raises:
             StoreUnavailable: No key is active, because it was revoked a moment ago.
@@ -107,6 +111,7 @@ class AccessTokens:
             },
             (self._audience,),
             min(self._clock.now() + self.shortened(lifetime), session.absolute_expire_time),
+            issue_second(time, session.token_revoke_time),
         )
         return token.text, token.expire_time
 
@@ -115,23 +120,29 @@ class AccessTokens:
         return lifetime * (1 - self._jitter * self._draw())
 
     def sign(
-        self, members: Mapping[str, object], audiences: Sequence[str], expire_time: datetime
+        self,
+        members: Mapping[str, object],
+        audiences: Sequence[str],
+        expire_time: datetime,
+        issue_second: int | None = None,
     ) -> SignedToken:
         """Return a new token with the claims `members`, for `audiences`, expiring at `expire_time`.
+
+        `issue_second` is its `iat`, if that is not the present time: for every token of a user.
 
         Raises:
             StoreUnavailable: No key is active, because it was revoked a moment ago.
             TokenTooLong: It would exceed the accepted length.
         """
-        issued = int(self._clock.now().timestamp())
+        now = int(self._clock.now().timestamp())
         expire_time = expire_time.replace(microsecond=0)
         token_id = secrets.token_urlsafe(_TOKEN_ID_BYTES)
         payload = {
             "iss": self._issuer,
             "aud": audiences[0] if len(audiences) == 1 else list(audiences),
             "exp": int(expire_time.timestamp()),
-            "iat": issued,
-            "nbf": issued,
+            "iat": now if issue_second is None else issue_second,
+            "nbf": now,
             "jti": token_id,
             **members,
         }
@@ -144,7 +155,8 @@ class AccessTokens:
         """Return a token's claims, or why it must not be trusted; no token makes it raise.
 
         `audience` has to equal one of the token's `aud` values; "" means the audience of the
-        settings, None any. `exp` is exact, `nbf` and `iat` may be up to `clock_skew` in the future.
+        settings, None any. `exp` is exact, and `nbf` may be up to `clock_skew` in the future. `iat`
+        is not compared with the time: after a revocation, it may be a little ahead.
         A token signed by a key that this process has not read yet is SIGNATURE_INVALID here: see
         `verify_with_new_keys`.
         """
@@ -173,7 +185,7 @@ class AccessTokens:
         return outcome
 
     async def verify_many(
-        self, tokens: Sequence[str], audience: str, slices: Slices
+        self, tokens: Sequence[str], audience: str, slices: Slices, *, strict: bool = False
     ) -> list[AnyClaims | InactiveReason]:
         """Verify several tokens like `verify_with_new_keys`, in order; the keys are read once.
 
@@ -183,7 +195,7 @@ class AccessTokens:
         outcomes = await slices.map(lambda token: self._examine(token, audience), tokens)
         unknown = {outcome.key_id for outcome in outcomes if isinstance(outcome, _UnknownKey)}
         learned = bool(unknown) and await self._keys.learn(unknown)
-        outdated = not self._keys.is_fresh()
+        outdated = strict or not self._keys.is_fresh()
         if not unknown and not outdated:
             return cast("list[AnyClaims | InactiveReason]", outcomes)
         if outdated:
@@ -206,18 +218,15 @@ class AccessTokens:
         return InactiveReason.SCOPE_MISSING if missing else None
 
     def narrow(self, claims: Claims, roles: tuple[str, ...]) -> Claims:
-        """Return the claims of a token of a user who has these roles now, as they are by now.
+        """Return the claims of a token of a user with these roles, as the roles are defined by now.
 
-        What the token says beyond them is left out, so it can do no more than a new token could.
+        What they no longer grant is left out, so the token can do no more than a new one could.
         """
         granted = self._permissions.granted(roles)
-        if granted.issuperset(claims.permissions) and (
-            claims.roles == roles or set(claims.roles).issubset(roles)
-        ):
+        if granted.issuperset(claims.permissions):
             return claims
         return replace(
             claims,
-            roles=tuple(role for role in claims.roles if role in roles),
             permissions=tuple(name for name in claims.permissions if name in granted),
             scopes=tuple(name for name in claims.scopes if name in granted),
         )
@@ -254,7 +263,7 @@ class AccessTokens:
         now = self._clock.now()
         if now >= claims.expire_time:
             return InactiveReason.EXPIRED
-        if max(claims.not_before_time, claims.issue_time) > now + self._skew:
+        if claims.not_before_time > now + self._skew:
             return InactiveReason.NOT_YET_VALID
         if claims.issuer != self._issuer:
             return InactiveReason.ISSUER_MISMATCH

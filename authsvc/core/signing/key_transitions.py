@@ -14,6 +14,7 @@ from authsvc.core.signing import jwk, key_set
 from authsvc.core.signing.jwk import SigningKey
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.revocations import KeyRevocation
 from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import revocations
 from authsvc.store import signing_keys as store
@@ -96,20 +97,20 @@ class KeyTransitions:
                 event = AuditEvent(AuditType.KEY_REQUEST_ROTATION, call, detail=detail)
                 await record_event(conn, now, event)
 
-    async def revoke(self, call: Call, key_id: str) -> bool:
-        """Revoke a key, replacing it if it was active; return whether this call revoked it."""
+    async def revoke(self, call: Call, key_id: str) -> KeyRevocation:
+        """Revoke a key, replacing it if it was active."""
         spare = await self._new_key()
         now = self._clock.now()
         async with self._database.transaction() as conn:
             was_active = await store.revoke(conn, key_id, now, self._last_expiry(now))
             if was_active is None:
-                return False
+                return KeyRevocation(False, await revocations.cursor_of_now(conn))
             if was_active:
                 await self._activate_next(conn, spare, now)
             await revocations.append(conn, now, key_id=key_id)
             event = AuditEvent(AuditType.KEY_REVOKE, call, detail={"key_id": key_id})
             await record_event(conn, now, event)
-        return True
+            return KeyRevocation(True, await revocations.cursor_of_now(conn))
 
     async def remove_expired(self) -> None:
         """Remove retired and revoked keys whose last token has expired."""
@@ -153,8 +154,4 @@ class KeyTransitions:
 
     def _last_expiry(self, now: datetime) -> datetime:
         """Return the time by which the last token of a key that retires now has expired."""
-        settings = self._settings
-        longest = max(
-            settings.access_lifetime, settings.service_lifetime, settings.session_key_lifetime
-        )
-        return now + longest + settings.clock_skew + PROPAGATION_GRACE
+        return now + self._settings.longest_validity + PROPAGATION_GRACE

@@ -24,7 +24,7 @@ from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitio
 from authsvc.errors import StoreUnavailable, signing_key_not_found
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import KeyRevocation, Revocation
 from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
@@ -174,22 +174,22 @@ class SigningKeys:
         following = self._next_info() if signing.key_id == active.key_id else None
         return following or signing
 
-    async def revoke(self, call: Call, key_id: str) -> bool:
+    async def revoke(self, call: Call, key_id: str) -> KeyRevocation:
         """Revoke a key, on every replica within a second; if it was active, another takes over.
 
-        Return whether this call revoked it: False if it already was.
+        To revoke a revoked key changes nothing.
 
         Raises:
             StoreUnavailable: The database did not answer.
             NotFound: KEY_NOT_FOUND.
         """
-        revoked = await self._transitions.revoke(call, key_id)
-        if revoked:
+        revocation = await self._transitions.revoke(call, key_id)
+        if revocation.is_new:
             self._distrust(key_id)
         else:
             await self._require(key_id)
         await self._read_active()
-        return revoked
+        return revocation
 
     async def maintain(self, call: Call) -> None:
         """Do what is due: prepare the next key, activate it, remove keys no longer needed.

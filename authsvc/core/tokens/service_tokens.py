@@ -145,7 +145,9 @@ class ServiceTokens:
         if claims.certificate_thumbprint:
             members["cnf"] = confirmation(claims.certificate_thumbprint)
         try:
-            return self._access_tokens.sign(members, audiences, expire_time)
+            # As old as the token that it was made from: whatever refuses that one refuses both.
+            issue_second = int(claims.issue_time.timestamp())
+            return self._access_tokens.sign(members, audiences, expire_time, issue_second)
         except TokenTooLong:
             raise FieldInvalid("subject_token", "has no room for one more actor") from None
 

@@ -5,20 +5,24 @@ token has no session.
 
 A token is inactive as soon as its session has been ended or removed, or its user disabled. It is
 issued so that it never outlives the session's absolute expiry. It may outlive the idle expiry,
-which only limits refreshing: a token issued for an hour is valid for that hour. Of its roles, and
-what they granted, only that counts which its user still has and they still grant.
+which only limits refreshing: a token issued for an hour is valid for that hour. It is also inactive
+once its user has lost a role; what its roles granted counts as far as they still grant it.
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from authsvc.core.lib.slices import Slices
+from authsvc.core.revocations.known import KnownRevocations
+from authsvc.core.revocations.user_tokens import is_refused
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import bearer_invalid, impersonation_not_allowed
+from authsvc.models.ids import SessionId
+from authsvc.models.revocations import RevocationCursor
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
@@ -28,7 +32,7 @@ class TokenCheck:
     """An access token to validate; `audience` "" means this service's default, None any.
 
     `certificate_thumbprint` is the SHA-256 of the client certificate that it was presented with, or
-    b"" if there was none.
+    b"" if there was none. What `min_cursor` names is taken into account.
     """
 
     access_token: str = field(repr=False)
@@ -36,6 +40,7 @@ class TokenCheck:
     required_scopes: Sequence[str] = ()
     strict: bool = False
     certificate_thumbprint: bytes = b""
+    min_cursor: RevocationCursor | None = None
 
 
 class TokenResult(NamedTuple):
@@ -58,11 +63,13 @@ class TokenValidation:
         access_tokens: AccessTokens,
         sessions: SessionValidation,
         permissions: Permissions,
+        revocations: KnownRevocations,
         slices: Slices,
     ) -> None:
         self._access_tokens = access_tokens
         self._sessions = sessions
         self._permissions = permissions
+        self._revocations = revocations
         self._slices = slices
 
     async def validate(self, check: TokenCheck) -> TokenResult:
@@ -71,8 +78,9 @@ class TokenValidation:
         Raises:
             StoreUnavailable: Something had to be read and could not be.
         """
+        strict = check.strict or self._revocations.lack(check.min_cursor)
         claims = await self._access_tokens.verify_with_new_keys(
-            check.access_token, check.audience, strict=check.strict
+            check.access_token, check.audience, strict=strict
         )
         if isinstance(claims, InactiveReason):
             return _INACTIVE[claims]
@@ -80,11 +88,11 @@ class TokenValidation:
         if bound_to and not hmac.compare_digest(bound_to, check.certificate_thumbprint):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
         if isinstance(claims, Claims):
-            if check.strict or not self._permissions.is_fresh():
+            if strict or not self._permissions.is_fresh():
                 await self._permissions.refresh()
-            session = None if check.strict else self._sessions.find_cached(claims.session_id)
+            session = None if strict else self._sessions.find_cached(claims.session_id)
             if session is None:
-                session = await self._sessions.find(claims.session_id, strict=check.strict)
+                session = await self._sessions.find(claims.session_id, strict=strict)
             result = self._with_session(claims, session)
             if result.claims is None:
                 return result
@@ -95,12 +103,23 @@ class TokenValidation:
                 return _INACTIVE[missing]
         return TokenResult(active=True, claims=claims)
 
-    async def validate_many(self, tokens: Sequence[str], audience: str = "") -> list[TokenResult]:
+    async def validate_many(
+        self,
+        tokens: Sequence[str],
+        audience: str = "",
+        min_cursor: RevocationCursor | None = None,
+    ) -> list[TokenResult]:
         """Validate several access tokens, presented without certificates, in order."""
-        outcomes = await self._access_tokens.verify_many(tokens, audience, self._slices)
-        if not self._permissions.is_fresh():
+        strict = self._revocations.lack(min_cursor)
+        outcomes = await self._access_tokens.verify_many(
+            tokens, audience, self._slices, strict=strict
+        )
+        if strict or not self._permissions.is_fresh():
             await self._permissions.refresh()
-        results = await self._slices.map(self._validate_without_read, outcomes)
+        find = _read_all if strict else self._sessions.find_cached
+        results = await self._slices.map(
+            lambda outcome: self._validate_without_read(outcome, find), outcomes
+        )
         missing = [
             claims
             for claims, result in zip(outcomes, results, strict=True)
@@ -136,14 +155,16 @@ class TokenValidation:
         return claims
 
     def _validate_without_read(
-        self, outcome: Claims | ServiceClaims | InactiveReason
+        self,
+        outcome: Claims | ServiceClaims | InactiveReason,
+        find: Callable[[SessionId], Session | None],
     ) -> TokenResult | None:
         """Return the result for a verified token, or None if its session has to be read."""
         if isinstance(outcome, InactiveReason):
             return _INACTIVE[outcome]
         if outcome.certificate_thumbprint or not isinstance(outcome, Claims):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
-        session = self._sessions.find_cached(outcome.session_id)
+        session = find(outcome.session_id)
         return None if session is None else self._with_session(outcome, session)
 
     def _with_session(self, claims: Claims, session: Session | None) -> TokenResult:
@@ -153,6 +174,12 @@ class TokenValidation:
         reason = session.end_reason()
         if reason is not None:
             return _INACTIVE[reason]
-        # The roles may have been taken away since the token was issued.
+        if is_refused(claims.issue_time, session.token_revoke_time):
+            return _INACTIVE[InactiveReason.TOKEN_OUTDATED]
+        # The roles may have been defined more narrowly since the token was issued.
         narrowed = self._access_tokens.narrow(claims, session.user_roles)
         return TokenResult(active=True, claims=narrowed)
+
+
+def _read_all(_session_id: SessionId) -> None:
+    """Find no session without reading it."""

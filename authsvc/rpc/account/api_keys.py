@@ -46,8 +46,8 @@ class ApiKeyRpcs(Topic):
     ) -> pb.RevokeApiKeyResponse:
         """Revoke an API key immediately."""
         key_id = ApiKeyId(convert.uuid(request.key_id, "key_id"))
-        await self._use.api_keys.revoke(current_call(), current_claims().subject, key_id)
-        return pb.RevokeApiKeyResponse()
+        cursor = await self._use.api_keys.revoke(current_call(), current_claims().subject, key_id)
+        return pb.RevokeApiKeyResponse(revocation_cursor=convert.revocation_cursor(cursor))
 
 
 def _message(key: ApiKey) -> pb.ApiKey:

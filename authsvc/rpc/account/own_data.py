@@ -50,9 +50,12 @@ class DataRpcs(Topic):
     ) -> pb.DeleteAccountResponse:
         """Erase the account."""
         claims = current_claims()
-        await self._use.account_deletion.delete(current_call(), claims)
+        cursor = await self._use.account_deletion.delete(current_call(), claims)
         signals = self._use.passkey_signalling.deleted_account(claims.subject)
-        return pb.DeleteAccountResponse(passkey_signals=passkey_signals(signals))
+        return pb.DeleteAccountResponse(
+            passkey_signals=passkey_signals(signals),
+            revocation_cursor=convert.revocation_cursor(cursor),
+        )
 
 
 def _event_message(event: SecurityEvent) -> pb.SecurityEvent:

@@ -23,4 +23,7 @@ class PasswordRpcs(Topic):
         ended = await self._use.password_change.change(
             current_call(), current_claims(), new_password
         )
-        return pb.ChangePasswordResponse(ended_session_count=ended)
+        return pb.ChangePasswordResponse(
+            ended_session_count=ended.count,
+            revocation_cursor=convert.revocation_cursor(ended.cursor),
+        )

@@ -71,16 +71,22 @@ class AccountRpcs(Topic):
     ) -> pb.SetUserRolesResponse:
         """Replace a user's roles."""
         user_id = convert.user_id(request.user_id)
-        await self._use.user_administration.set_roles(current_call(), user_id, roles(request.roles))
-        return pb.SetUserRolesResponse(user=await self._shown(user_id))
+        cursor = await self._use.user_administration.set_roles(
+            current_call(), user_id, roles(request.roles)
+        )
+        return pb.SetUserRolesResponse(
+            user=await self._shown(user_id), revocation_cursor=convert.revocation_cursor(cursor)
+        )
 
     async def DisableUser(
         self, request: pb.DisableUserRequest, _context: Context
     ) -> pb.DisableUserResponse:
         """Disable a user and end all sessions."""
         user_id = convert.user_id(request.user_id)
-        await self._use.accounts.disable(current_call(), user_id)
-        return pb.DisableUserResponse(user=await self._shown(user_id))
+        cursor = await self._use.accounts.disable(current_call(), user_id)
+        return pb.DisableUserResponse(
+            user=await self._shown(user_id), revocation_cursor=convert.revocation_cursor(cursor)
+        )
 
     async def EnableUser(
         self, request: pb.EnableUserRequest, _context: Context
@@ -115,19 +121,22 @@ class AccountRpcs(Topic):
         self, request: pb.RequirePasswordChangeRequest, _context: Context
     ) -> pb.RequirePasswordChangeResponse:
         """Let a user's present password open no more sessions."""
-        count = await self._use.user_administration.require_password_change(
+        ended = await self._use.user_administration.require_password_change(
             current_call(),
             convert.user_id(request.user_id),
             keep_sessions=request.keep_sessions,
         )
-        return pb.RequirePasswordChangeResponse(revoked_count=count)
+        return pb.RequirePasswordChangeResponse(
+            revoked_count=ended.count, revocation_cursor=convert.revocation_cursor(ended.cursor)
+        )
 
     async def DeleteUser(
         self, request: pb.DeleteUserRequest, _context: Context
     ) -> pb.DeleteUserResponse:
         """Erase a user."""
-        await self._use.account_deletion.erase(current_call(), convert.user_id(request.user_id))
-        return pb.DeleteUserResponse()
+        user_id = convert.user_id(request.user_id)
+        cursor = await self._use.account_deletion.erase(current_call(), user_id)
+        return pb.DeleteUserResponse(revocation_cursor=convert.revocation_cursor(cursor))
 
     async def _shown(self, user_id: UserId) -> pb.User:
         return user_message(await self._use.account_listing.find(user_id))

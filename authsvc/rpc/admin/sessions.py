@@ -20,10 +20,11 @@ class SessionRpcs(Topic):
         selection = _selection(request)
         ending = self._use.bulk_session_ending
         if request.dry_run:
-            count = await ending.count(selection)
-        else:
-            count = await ending.end(current_call(), selection)
-        return pb.RevokeAllSessionsResponse(revoked_count=count)
+            return pb.RevokeAllSessionsResponse(revoked_count=await ending.count(selection))
+        ended = await ending.end(current_call(), selection)
+        return pb.RevokeAllSessionsResponse(
+            revoked_count=ended.count, revocation_cursor=convert.revocation_cursor(ended.cursor)
+        )
 
 
 def _selection(request: pb.RevokeAllSessionsRequest) -> SessionSelection:

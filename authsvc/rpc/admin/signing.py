@@ -48,9 +48,10 @@ class SigningKeyRpcs(Topic):
     ) -> pb.RevokeSigningKeyResponse:
         """Revoke a key."""
         key_id = convert.text(request.key_id, "key_id", _MAX_KEY_ID, required=True)
-        await self._use.signing_keys.revoke(current_call(), key_id)
+        revocation = await self._use.signing_keys.revoke(current_call(), key_id)
         return pb.RevokeSigningKeyResponse(
-            active_key=_key_message(self._use.signing_keys.active_info())
+            active_key=_key_message(self._use.signing_keys.active_info()),
+            revocation_cursor=convert.revocation_cursor(revocation.cursor),
         )
 
 

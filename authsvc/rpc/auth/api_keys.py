@@ -16,6 +16,7 @@ class KeyRpcs(Topic):
         check = ApiKeyCheck(
             convert.token(request.api_key, "api_key"),
             convert.scopes(request.required_scopes, "required_scopes"),
+            convert.min_cursor(request.min_cursor) if request.min_cursor else None,
         )
         result = await self._use.api_key_validation.validate(check)
         if result.key is None:

@@ -31,14 +31,17 @@ class CodeRpcs(Topic):
         self, request: pb.VerifyEmailRequest, _context: Context
     ) -> pb.VerifyEmailResponse:
         """Verify the account's address with a code sent to it."""
-        removed = await self._use.email_verification.verify(
+        revoked = await self._use.email_verification.verify(
             current_call(),
             convert.email(request.email),
             convert.code(request.code),
             convert.client_context(request.client),
             _owner_proof(request),
         )
-        return pb.VerifyEmailResponse(credentials_removed=removed)
+        return pb.VerifyEmailResponse(
+            credentials_removed=revoked is not None,
+            revocation_cursor=convert.revocation_cursor(revoked),
+        )
 
     async def ResendVerification(
         self, request: pb.ResendVerificationRequest, _context: Context
@@ -83,8 +86,10 @@ class CodeRpcs(Topic):
         password = convert.password(request.new_password, "new_password")
         client = convert.client_context(request.client)
         await self._use.login_freezes.require_open(LoginMethod.PASSWORD_RESET, client)
-        await self._use.password_reset.reset(current_call(), email, code, password, client)
-        return pb.ResetPasswordResponse()
+        revoked = await self._use.password_reset.reset(
+            current_call(), email, code, password, client
+        )
+        return pb.ResetPasswordResponse(revocation_cursor=convert.revocation_cursor(revoked))
 
     async def _issue(
         self,

@@ -28,5 +28,8 @@ class SessionRpcs(Topic):
         token = convert.text(
             request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True
         )
-        await self._use.session_ending.log_out(current_call(), token)
-        return pb.LogoutResponse(clear_cookie=self._use.session_cookies.removal())
+        cursor = await self._use.session_ending.log_out(current_call(), token)
+        return pb.LogoutResponse(
+            clear_cookie=self._use.session_cookies.removal(),
+            revocation_cursor=convert.revocation_cursor(cursor),
+        )

@@ -31,6 +31,7 @@ class TokenRpcs(Topic):
             convert.scopes(request.required_scopes, "required_scopes"),
             request.strict,
             convert.thumbprint(request.certificate_thumbprint, "certificate_thumbprint"),
+            convert.min_cursor(request.min_cursor) if request.min_cursor else None,
         )
         return self._result(await self._use.token_validation.validate(check))
 
@@ -44,7 +45,9 @@ class TokenRpcs(Topic):
             for index, token in enumerate(request.access_tokens)
         ]
         results = await self._use.token_validation.validate_many(
-            tokens, convert.text(request.audience, "audience", _MAX_AUDIENCE)
+            tokens,
+            convert.text(request.audience, "audience", _MAX_AUDIENCE),
+            convert.min_cursor(request.min_cursor) if request.min_cursor else None,
         )
         response = pb.BatchValidateTokensResponse()
         await self._use.slices.map(

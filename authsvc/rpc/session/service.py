@@ -4,12 +4,13 @@ from authsvc.core.sessions.validation import SessionCheck, SessionResult
 from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
+from authsvc.rpc.session.revocations import RevocationRpcs
 from authsvc.rpc.session.session_keys import SessionKeyRpcs
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
 
-class SessionHandler(SessionKeyRpcs, rpc.SessionServiceServicer):
+class SessionHandler(SessionKeyRpcs, RevocationRpcs, rpc.SessionServiceServicer):
     """The creation, validation, listing and ending of sessions."""
 
     async def CreateSession(
@@ -68,22 +69,27 @@ class SessionHandler(SessionKeyRpcs, rpc.SessionServiceServicer):
         self, request: pb.RevokeSessionRequest, _context: Context
     ) -> pb.RevokeSessionResponse:
         """End a session by its public id."""
-        await self._use.session_ending.revoke(
+        cursor = await self._use.session_ending.revoke(
             current_call(), convert.session_id(request.session_id)
         )
-        return pb.RevokeSessionResponse(clear_cookie=self._use.session_cookies.removal())
+        return pb.RevokeSessionResponse(
+            clear_cookie=self._use.session_cookies.removal(),
+            revocation_cursor=convert.revocation_cursor(cursor),
+        )
 
     async def RevokeUserSessions(
         self, request: pb.RevokeUserSessionsRequest, _context: Context
     ) -> pb.RevokeUserSessionsResponse:
         """End all sessions of a user, optionally except one."""
         kept = request.except_session_id
-        count = await self._use.session_ending.revoke_all(
+        ended = await self._use.session_ending.revoke_all(
             current_call(),
             convert.user_id(request.user_id),
             convert.session_id(kept, "except_session_id") if kept else None,
         )
-        return pb.RevokeUserSessionsResponse(revoked_count=count)
+        return pb.RevokeUserSessionsResponse(
+            revoked_count=ended.count, revocation_cursor=convert.revocation_cursor(ended.cursor)
+        )
 
 
 def _result(result: SessionResult) -> pb.ValidateSessionResponse:
@@ -103,4 +109,5 @@ def _check(request: pb.ValidateSessionRequest, path: str) -> SessionCheck:
         convert.client_context(request.client, f"{path}client"),
         request.csrf_token,
         request.strict,
+        convert.min_cursor(request.min_cursor, f"{path}min_cursor") if request.min_cursor else None,
     )

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 
 from authsvc.config.database_address import DatabaseAddress
+from authsvc.models.revocations import RevocationCursor
 from authsvc.store.postgres.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class PoolConnection(Connection):
 
     `server` is None if the role may not ask for the server's identity. `begin` begins a
     transaction. `generation` belongs to the pool, and `rings` to `store/doorbell.py`: the channels
-    to ring after the commit.
+    to ring after the commit. `revoked` belongs to `store/revocations.py`: what names the
+    revocations of the transaction.
     """
 
     is_direct = False
@@ -71,6 +73,7 @@ class PoolConnection(Connection):
     server: Server | None = None
     generation = 0
     rings: frozenset[str] = frozenset()
+    revoked: RevocationCursor | None = None
     _names: Iterator[str] | None = None
 
     def _get_unique_id(self, prefix: str) -> str:

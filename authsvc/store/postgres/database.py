@@ -202,6 +202,7 @@ class _Loan:
         if self._key is not None:
             self._shares.leave(self._key)
         connection, pool = self._connection, self._pool
+        connection.revoked = None
         if connection.rings:
             # After a failure too: whether the transaction was committed may be unknown.
             self._on_commit(connection.rings)

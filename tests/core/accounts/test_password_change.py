@@ -59,7 +59,7 @@ class World:
         self, tokens: Tokens, current: str, new: str = NEW, *, end: bool = False, device: str = ""
     ) -> int:
         asked = NewPassword(current, new, end, ClientContext(IP, "Test", device))
-        return await self.change.change(CALL, self.claims(tokens), asked)
+        return (await self.change.change(CALL, self.claims(tokens), asked)).count
 
     async def outcome(self, *arguments: Any, **more: Any) -> str:
         try:

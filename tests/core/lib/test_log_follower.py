@@ -17,7 +17,7 @@ from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import LoggedRevocation, Revocation
 from authsvc.store import revocations
 from authsvc.store.doorbell import Channel
 from authsvc.store.log_reading import Position
@@ -55,7 +55,9 @@ def cache() -> Cache:
     return Cache()
 
 
-def _reader(database: Database, cache: Cache, staleness: float = 10) -> LogFollower[Revocation]:
+def _reader(
+    database: Database, cache: Cache, staleness: float = 10
+) -> LogFollower[LoggedRevocation]:
     return LogFollower(
         database=database,
         source=revocations.LOG,
@@ -68,7 +70,7 @@ def _reader(database: Database, cache: Cache, staleness: float = 10) -> LogFollo
 @asynccontextmanager
 async def _reading(
     dsn: str, cache: Cache, staleness: float = 10
-) -> AsyncIterator[LogFollower[Revocation]]:
+) -> AsyncIterator[LogFollower[LoggedRevocation]]:
     """Start a replica that reads, but hears no doorbell."""
     async with opened(dsn) as database:
         reader = _reader(database, cache, staleness)
@@ -357,14 +359,16 @@ async def test_each_read_tells_the_database_time(database: Database, cache: Cach
     assert times == sorted(times)
 
 
-def _paged(database: Database, cache: Cache, position: Position | None) -> LogFollower[Revocation]:
+def _paged(
+    database: Database, cache: Cache, position: Position | None
+) -> LogFollower[LoggedRevocation]:
     return LogFollower(
         database=database,
         source=revocations.LOG,
         staleness=timedelta(seconds=10),
         on_event=cache.on_event,
         on_gap=cache.on_gap,
-        on_position=cache.positions.append,
+        on_position=lambda position, _: cache.positions.append(position),
         position=position,
         in_pages=True,
     )

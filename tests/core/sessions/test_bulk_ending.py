@@ -49,13 +49,13 @@ async def test_all_pages_are_ended_once(
     ids = await opened_sessions(world, replica, 7)
     counts = list[int]()
     assert await ending(world, replica).count(ALL) == 7
-    assert await ending(world, replica).end(CALL, ALL, counts.append) == 7
+    assert (await ending(world, replica).end(CALL, ALL, counts.append)).count == 7
     assert counts == sorted(counts)
     assert counts[-1] == 7
     assert await ended(world) == sorted(ids)
     assert sorted(await world.revoked()) == sorted(ids)
     assert len(await world.events("session.revoke")) == 7
-    assert await ending(world, replica).end(CALL, ALL) == 0
+    assert (await ending(world, replica).end(CALL, ALL)).count == 0
     assert len(await world.revoked()) == 7
 
 
@@ -72,8 +72,8 @@ async def test_cached_sessions_are_dropped_here(world: World) -> None:
 async def test_concurrent_calls_end_each_session_once(world: World) -> None:
     replica = world.replica()
     ids = await opened_sessions(world, replica, 20)
-    counts = await asyncio.gather(*(ending(world, replica).end(CALL, ALL) for _ in range(5)))
-    assert sum(counts) == 20
+    calls = await asyncio.gather(*(ending(world, replica).end(CALL, ALL) for _ in range(5)))
+    assert sum(call.count for call in calls) == 20
     assert sorted(await world.revoked()) == sorted(ids)
 
 
@@ -93,7 +93,7 @@ async def test_locked_session_is_left_out_and_then_waited_for(
         await connection.execute(
             "UPDATE sessions SET last_use_time = now() WHERE session_id = $1", ids[1]
         )
-    assert await work == 3
+    assert (await work).count == 3
     assert await ended(world) == sorted(ids)
 
 
@@ -117,7 +117,7 @@ async def test_lock_held_for_too_long_fails_and_repeated_call_ends_the_rest(
                 with pytest.raises(StoreUnavailable):
                     await hasty.end(CALL, ALL)
         assert await ended(world) == sorted(ids[1:])
-        assert await ending(world, replica).end(CALL, ALL) == 1
+        assert (await ending(world, replica).end(CALL, ALL)).count == 1
     assert await ended(world) == sorted(ids)
     stages = [row["detail"] for row in await world.events("session.revoke_all")]
     assert ["begin" in detail for detail in stages] == [True, True, False]
@@ -127,5 +127,5 @@ async def test_expired_session_is_left_alone(world: World) -> None:
     replica = world.replica()
     await world.open(replica)
     world.clock.advance(timedelta(days=31))
-    assert await ending(world, replica).end(CALL, ALL) == 0
+    assert (await ending(world, replica).end(CALL, ALL)).count == 0
     assert await ended(world) == []

@@ -11,7 +11,7 @@ import pytest
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.sessions.ending import end_session
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import LoggedRevocation
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
 from authsvc.store import revocations
@@ -34,7 +34,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def _listening(
     world: World, dsn: str
-) -> AsyncIterator[tuple[Replica, LogFollower[Revocation]]]:
+) -> AsyncIterator[tuple[Replica, LogFollower[LoggedRevocation]]]:
     """Start a replica that reads and is rung as the service is."""
     replica = world.replica(is_fresh=lambda: reader.is_fresh())  # noqa: PLW0108 - made below
     async with opened(dsn) as database:

@@ -227,11 +227,11 @@ async def test_all_sessions_but_one_can_be_ended(world: World) -> None:
     opened = [await world.open(replica, user_id) for _ in range(3)]
     stranger = await world.open(replica)
     spared = opened[1].session_id
-    assert await replica.sessions.ending.revoke_all(CALL, user_id, spared) == 2
+    assert (await replica.sessions.ending.revoke_all(CALL, user_id, spared)).count == 2
     assert await world.active(user_id) == [spared]
     assert (await replica.validate(stranger.session_token)).active
     assert sorted(await world.revoked()) == [opened[0].session_id, opened[2].session_id]
-    assert await replica.sessions.ending.revoke_all(CALL, user_id, spared) == 0
+    assert (await replica.sessions.ending.revoke_all(CALL, user_id, spared)).count == 0
     assert len(await world.events("session.revoke")) == 1
 
 
@@ -243,15 +243,15 @@ async def test_ending_all_counts_active_and_ends_expired_sessions(world: World) 
     world.clock.advance(60)
     await world.open(replica, user_id)
     assert (await replica.tokens.bearer(expired.access_token)).session_id == expired.session_id
-    assert await replica.sessions.ending.revoke_all(CALL, user_id) == 1
+    assert (await replica.sessions.ending.revoke_all(CALL, user_id)).count == 1
     assert await world.active(user_id) == []
 
 
 async def test_ending_all_sessions_of_user_without_any_ends_none(world: World) -> None:
     replica = world.replica()
     unknown = UserId(uuid7(world.clock.now()))
-    assert await replica.sessions.ending.revoke_all(CALL, await world.add_user()) == 0
-    assert await replica.sessions.ending.revoke_all(CALL, unknown) == 0
+    assert (await replica.sessions.ending.revoke_all(CALL, await world.add_user())).count == 0
+    assert (await replica.sessions.ending.revoke_all(CALL, unknown)).count == 0
 
 
 async def test_concurrently_opened_session_does_not_survive_ending_all(world: World) -> None:
@@ -261,7 +261,7 @@ async def test_concurrently_opened_session_does_not_survive_ending_all(world: Wo
         tokens = await replica.sessions.opening.open(connection, CALL, user_id, CLIENT, METHODS)
         ending = asyncio.create_task(replica.sessions.ending.revoke_all(CALL, user_id))
         await _until_someone_waits_for_a_lock(world)
-    assert await ending == 1
+    assert (await ending).count == 1
     assert await world.revoked() == [tokens.session_id]
 
 

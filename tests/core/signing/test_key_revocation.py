@@ -38,12 +38,12 @@ async def test_revoked_key_is_invalid_at_once_and_another_signs(
 ) -> None:
     keys = await load_keys(database, clock)
     tokens, old = tokens_of(keys, clock), keys.active.key_id
-    token, _ = tokens.issue(make_session(clock))
-    assert await keys.revoke(CALL, old)
+    token, _ = tokens.issue(make_session(clock), clock.now())
+    assert (await keys.revoke(CALL, old)).is_new
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
     assert keys.active.key_id != old
     assert old not in published(keys)
-    assert isinstance(tokens.verify(tokens.issue(make_session(clock))[0]), Claims)
+    assert isinstance(tokens.verify(tokens.issue(make_session(clock), clock.now())[0]), Claims)
     assert await audited(database, AuditType.KEY_REVOKE) == [(CALL.caller, old)]
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT key_id FROM revocations") == old
@@ -75,7 +75,7 @@ async def test_retired_and_prepared_keys_can_be_revoked_too(
     (prepared,) = await in_state(keys, KeyState.PREPARED)
     for key_id in (retired, prepared):
         assert keys.find(key_id) is not None
-        assert await keys.revoke(CALL, key_id)
+        assert (await keys.revoke(CALL, key_id)).is_new
         assert keys.find(key_id) is None
         assert keys.active.key_id == active
 
@@ -85,9 +85,9 @@ async def test_retired_key_becomes_invalid_on_revocation(
 ) -> None:
     keys = await load_keys(database, clock)
     tokens, retired = tokens_of(keys, clock), keys.active.key_id
-    token, _ = tokens.issue(make_session(clock))
+    token, _ = tokens.issue(make_session(clock), clock.now())
     active = (await keys.rotate(CALL, now=True)).key_id
-    assert await keys.revoke(CALL, retired)
+    assert (await keys.revoke(CALL, retired)).is_new
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
     assert keys.active.key_id == active
 
@@ -98,7 +98,7 @@ async def test_revoking_twice_does_nothing_and_unknown_key_is_an_error(
     keys = await load_keys(database, clock)
     old = keys.active.key_id
     outcomes = await asyncio.gather(*(keys.revoke(CALL, old) for _ in range(5)))
-    assert sorted(outcomes) == [False] * 4 + [True]
+    assert sorted(outcome.is_new for outcome in outcomes) == [False] * 4 + [True]
     for attempt in (keys.revoke(CALL, "unknown"), keys.rotate(CALL, "unknown")):
         with pytest.raises(NotFound, match="signing key"):
             await attempt

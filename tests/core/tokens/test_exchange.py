@@ -30,7 +30,9 @@ async def test_exchanged_token_names_user_as_subject_and_caller_as_actor(world: 
     assert after.actors == (SHOP.identity,)
     assert after.certificate_thumbprint == b""
     assert after.token_id == token.token_id != before.token_id
-    assert after.issue_time == world.clock.now()
+    # Whatever refuses the user's token, refuses this one.
+    assert after.issue_time == before.issue_time
+    assert after.not_before_time == world.clock.now()
     assert after.expire_time == token.expire_time == world.clock.now() + 10 * MINUTE
     assert payload_of(token.text)["act"] == {"sub": SHOP.identity}
     assert (await issuing.judge(token.text, "authsvc")).reason is InactiveReason.AUDIENCE_MISMATCH

@@ -57,6 +57,7 @@ async def test_every_field_is_stored(importer: Importer) -> None:
         "email_verify_time": importer.clock.now(),
         "has_second_factor": False,
         "password_change_required": False,
+        "token_revoke_time": None,
     }
 
 

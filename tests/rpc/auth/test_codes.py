@@ -156,7 +156,7 @@ async def test_user_resets_forgotten_password(portal: Service) -> None:
     error = await failure(portal.auth().ResetPassword(reset))
     assert (reason_of(error), set(fields_of(error))) == ("PASSWORD_WEAK", {"new_password"})
     reset.new_password = NEW_PASSWORD
-    assert await portal.auth().ResetPassword(reset) == pb.ResetPasswordResponse()
+    assert (await portal.auth().ResetPassword(reset)).revocation_cursor
     assert await portal.judge_token(tokens.access_token, strict=True) == "SESSION_REVOKED"
     old = pb.LoginRequest(email=EMAIL, password=PASSWORD)
     assert await outcome(portal.auth().Login(old)) == "CREDENTIALS_INVALID"

@@ -147,7 +147,7 @@ async def test_keys_get_a_new_statement_after_signing_key_is_revoked(service: Se
     tokens = await service.new_session()
     key = await issue(service, tokens)
     first = json.loads(await jwks(service))["keys"][0]["kid"]
-    assert await service.app._parts.use.signing_keys.revoke(CALL, first)
+    assert (await service.app._parts.use.signing_keys.revoke(CALL, first)).is_new
     request = pb.GetSessionKeysRequest(user_id=tokens.user_id)
     (listed,) = (await service.sessions().GetSessionKeys(request)).session_keys
     assert listed.key_id == key.key_id
