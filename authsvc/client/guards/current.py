@@ -78,7 +78,8 @@ class Serving:
     def set(self) -> None:
         """Make it current for the rest of a task or context of its own."""
         for variable, value in self._values:
-            variable.set(value)
+            if value or variable.get():  # setting what is set already takes longer
+                variable.set(value)
 
     def __enter__(self) -> None:
         self._restore = [(variable, variable.set(value)) for variable, value in self._values]
