@@ -5,6 +5,7 @@ until its fixture is used, adds no options, and its names begin with `authsvc_`.
 """
 
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,19 +31,23 @@ def authsvc_service(
 
     After each test, its faults end and its clock returns to the real time.
     """
-    try:
-        from authsvc.testing.service import TestService  # noqa: PLC0415 - see above
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("authsvc."):
-            raise
-        pytest.fail(f"authsvc_service needs {error.name}: {_INSTALL}", pytrace=False)
-    from authsvc.dev.binaries import BinariesNotFoundError  # noqa: PLC0415 - see above
+    with ExitStack() as stack:
+        try:
+            from authsvc.testing.database import ScratchDatabase  # noqa: PLC0415 - see above
 
-    try:
-        service = TestService.start(authsvc_settings)
-    except BinariesNotFoundError as error:
-        pytest.fail(f"authsvc_service needs PostgreSQL: {_INSTALL} ({error})", pytrace=False)
-    with service:
+            # Its start takes about as long as the import of the service.
+            database = stack.enter_context(ScratchDatabase())
+            from authsvc.dev.binaries import BinariesNotFoundError  # noqa: PLC0415 - see above
+            from authsvc.testing.service import TestService  # noqa: PLC0415 - see above
+        except ModuleNotFoundError as error:
+            if error.name is not None and error.name.startswith("authsvc."):
+                raise
+            pytest.fail(f"authsvc_service needs {error.name}: {_INSTALL}", pytrace=False)
+        try:
+            service = TestService.start(authsvc_settings, database=database)
+        except BinariesNotFoundError as error:
+            pytest.fail(f"authsvc_service needs PostgreSQL: {_INSTALL} ({error})", pytrace=False)
+        stack.enter_context(service)
         pytestconfig.stash[_RUNNING] = service
         try:
             yield service

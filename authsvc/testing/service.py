@@ -4,8 +4,8 @@ import asyncio
 import secrets
 import threading
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,16 +15,16 @@ from weakref import WeakSet
 import structlog
 
 from authsvc.app.application import Application
-from authsvc.client import AsyncClient, Client
+from authsvc.client import AsyncClient, AsyncVerifier, Client, Freshness, Verifier
 from authsvc.config.loading import validate
 from authsvc.config.sources import merge, read_file, read_folder
 from authsvc.dev import ports
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.dev.scratch import ScratchFolder
 from authsvc.dev.workspace import Workspace
 from authsvc.store.postgres import migrator
 from authsvc.testing import clock as clocks
 from authsvc.testing.clock import ShiftedClock, TestClock
+from authsvc.testing.database import ScratchDatabase
 from authsvc.testing.faults import FaultGate, Faults
 from authsvc.testing.users import Message, User, wait_for_messages
 from authsvc.v1.admin_service_pb2 import CreateUserRequest
@@ -58,22 +58,30 @@ class TestService:
     clock: TestClock
     faults: Faults
 
-    def __init__(self, settings: Mapping[str, Any] = _NO_SETTINGS) -> None:
-        """Prepare a service; `settings` are tables and keys as in its settings file."""
+    def __init__(self, settings: Mapping[str, Any], database: ScratchDatabase | None) -> None:
         self._overrides = settings
+        self._database = database
         self._stack = ExitStack()
         self._own: dict[Role, Client] = {}
         self._clients: WeakSet[Client] = WeakSet()
 
     @classmethod
-    def start(cls, settings: Mapping[str, Any] = _NO_SETTINGS) -> Self:
+    def start(
+        cls,
+        settings: Mapping[str, Any] = _NO_SETTINGS,
+        *,
+        database: ScratchDatabase | None = None,
+    ) -> Self:
         """Start a service and return it once it serves; `stop` ends it.
+
+        `settings` are tables and keys as in its settings file. `database` is one that starts
+        already; otherwise, the service has one of its own.
 
         Raises:
             ConfigError: A setting is unknown or invalid; the message says which.
             EmbeddedPostgresError: PostgreSQL can't be started; the message says why.
         """
-        service = cls(settings)
+        service = cls(settings, database)
         try:
             service._open()
         except BaseException:
@@ -126,6 +134,55 @@ class TestService:
         files = self.certificate(role)
         return AsyncClient(self.target, ca=self.ca, cert=files.cert, key=files.key)
 
+    @contextmanager
+    def verifier(
+        self,
+        role: Role = "edge",
+        *,
+        audience: str = "",
+        max_staleness: float = 1.0,
+        on_degraded: Callable[[Freshness], None] | None = None,
+    ) -> Iterator[Verifier]:
+        """Yield a started verifier that goes by the service's clock.
+
+        Its audience is that of the tokens of users, unless another is given.
+        """
+        with (
+            self.client(role) as client,
+            Verifier(
+                client,
+                issuer=self._settings.tokens.issuer,
+                audience=audience or self._settings.tokens.audience,
+                max_staleness=max_staleness,
+                on_degraded=on_degraded,
+                clock=self._unix_time,
+            ) as verifier,
+        ):
+            yield verifier
+
+    @asynccontextmanager
+    async def async_verifier(
+        self,
+        role: Role = "edge",
+        *,
+        audience: str = "",
+        max_staleness: float = 1.0,
+        on_degraded: Callable[[Freshness], None] | None = None,
+    ) -> AsyncIterator[AsyncVerifier]:
+        """Yield a verifier, as `verifier` does, for the running event loop."""
+        async with (
+            self.async_client(role) as client,
+            AsyncVerifier(
+                client,
+                issuer=self._settings.tokens.issuer,
+                audience=audience or self._settings.tokens.audience,
+                max_staleness=max_staleness,
+                on_degraded=on_degraded,
+                clock=self._unix_time,
+            ) as verifier,
+        ):
+            yield verifier
+
     def user(
         self, email: str = "", *, password: str = "", roles: Sequence[str] = ("user",)
     ) -> User:
@@ -177,6 +234,9 @@ class TestService:
         self.faults.reset()
         self.clock.reset()
 
+    def _unix_time(self) -> float:
+        return self.clock.now().timestamp()
+
     def _own_client(self, role: Role) -> Client:
         if role not in self._own:
             self._own[role] = self.client(role)
@@ -188,12 +248,10 @@ class TestService:
 
     def _open(self) -> None:
         _log_by_standard_library(self._stack)
-        folder = self._stack.enter_context(ScratchFolder())
-        postgres = EmbeddedPostgres(folder, durable=False)
-        postgres.start()
-        self._stack.callback(postgres.stop)
-        self._workspace = workspace = Workspace(folder)
+        database = self._database or self._stack.enter_context(ScratchDatabase())
+        self._workspace = workspace = Workspace(database.folder)
         workspace.prepare()
+        postgres = database.wait()
         with ExitStack() as reserved:
             addresses: dict[str, str | None] = {}
             for name in ("grpc", "http"):
@@ -218,7 +276,7 @@ class TestService:
         values = read_file(self._workspace.config).values
         for more in (read_folder(self._workspace.secrets).values, self._overrides):
             values = merge(values, more)
-        settings = validate(values)
+        self._settings = settings = validate(values)
         shifted, gate = ShiftedClock(), FaultGate()
         self._app = app = await Application.start(
             settings, clock=shifted, interceptors=[gate], middlewares=[gate.respond]

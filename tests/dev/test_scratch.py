@@ -24,7 +24,8 @@ folder = ScratchFolder()
 postgres = EmbeddedPostgres(folder.path, durable=False)
 postgres.start()
 print(folder.path, postgres.pid, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+# As a supervisor does that ends a whole group.
+os.killpg(0, signal.SIGKILL)
 """
 
 
@@ -45,7 +46,11 @@ def test_folder_is_private_and_removed_when_closed() -> None:
 
 def test_folder_and_server_of_killed_process_are_gone() -> None:
     run = subprocess.run(
-        [sys.executable, "-c", _KILLED], check=False, capture_output=True, text=True
+        [sys.executable, "-c", _KILLED],
+        check=False,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
     )
     assert run.returncode == -signal.SIGKILL, run.stderr
     folder, server = run.stdout.split()

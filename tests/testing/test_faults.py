@@ -1,9 +1,11 @@
 """Faults that tests inject: each is what callers see of the real one, and ends with its block."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -18,6 +20,7 @@ from authsvc.client.errors import (
     StoreUnavailable,
 )
 from authsvc.testing import TestService
+from authsvc.testing.faults import _Response
 from authsvc.v1.admin_service_pb2 import WatchAuditEventsRequest
 from authsvc.v1.auth_service_pb2 import GetJwksRequest, ValidateTokenRequest
 from authsvc.v1.rate_limit_service_pb2 import Charge, CheckRateLimitRequest
@@ -109,6 +112,10 @@ def test_service_without_database_fails_closed_and_recovers(
             with pytest.raises(StoreUnavailable):
                 app.auth.ValidateToken(strict)
         app.auth.GetJwks(GetJwksRequest())
+        # Otherwise it could just go on where it was.
+        while authsvc_service._app._parts.revocation_reader.is_fresh():
+            time.sleep(0.01)
+    assert authsvc_service._run(authsvc_service._app.is_current())
     assert app.limits.CheckRateLimit(_CHECK).allowed
     assert app.auth.ValidateToken(strict).active
     assert authsvc_service.tokens(user).user_id == user.user_id
@@ -133,3 +140,26 @@ def test_faults_end_with_failing_block_and_with_reset(
         with authsvc_service.faults.unavailable(), pytest.raises(ServiceUnavailable):
             app.auth.GetJwks(GetJwksRequest())
         app.auth.GetJwks(GetJwksRequest())
+
+
+async def test_write_in_progress_is_finished_before_stream_is_cut() -> None:
+    """gRPC refuses to end a call in the middle of a write."""
+    steps: list[str] = []
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    class Context:
+        async def write(self, message: str) -> None:
+            steps.append(f"begin {message}")
+            began.set()
+            await may_end.wait()
+            steps.append(f"end {message}")
+
+    response = _Response(cast("Any", Context()))
+    stream = asyncio.create_task(response.write("news"))
+    await began.wait()
+    stream.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream
+    asyncio.get_running_loop().call_soon(may_end.set)
+    await response.finish_write()
+    assert steps == ["begin news", "end news"]

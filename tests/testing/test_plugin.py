@@ -145,15 +145,23 @@ def test_names(pytestconfig, request):
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_missing_extra_is_an_error_with_its_remedy(tmp_path: Path) -> None:
-    code = """
+_NO_SERVER = """
 import sys
 sys.modules["aiohttp"] = None
-
-def test_needs_service(authsvc_service):
-    pass
 """
-    run = _pytest(tmp_path, code)
+_NO_BINARIES = """
+from authsvc.dev import postgres
+
+def find_binaries():
+    raise postgres.BinariesNotFoundError("there are none")
+
+postgres.find_binaries = find_binaries
+"""
+
+
+@pytest.mark.parametrize("missing", [_NO_SERVER, _NO_BINARIES])
+def test_missing_extra_is_an_error_with_its_remedy(tmp_path: Path, missing: str) -> None:
+    run = _pytest(tmp_path, f"{missing}\ndef test_needs_service(authsvc_service):\n    pass\n")
     assert run.returncode == 1
     assert "pip install 'authsvc[server,embedded]'" in run.stdout
     assert "1 error" in run.stdout
