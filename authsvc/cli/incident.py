@@ -358,7 +358,8 @@ def revoke_key(
     wanted = reason_of(reason)
     infos = with_use_cases(config, secrets, lambda use: use.signing_keys.list())
     found = _key(infos, key_id)
-    row = {"key_id": found.key_id, "state": found.state, "signs_since": found.activate_time}
+    signs_since = None if found.state is KeyState.PREPARED else found.activate_time
+    row = {"key_id": found.key_id, "state": found.state, "signs_since": signs_since}
     if dry_run:
         text = f"Would revoke {found.key_id} ({found.state}): what it signed would be rejected."
         conclude(row, text, as_json=as_json)

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from authsvc.client.errors import ServiceTimeout as ServiceTimeout
     from authsvc.client.errors import ServiceUnavailable as ServiceUnavailable
     from authsvc.client.errors import TokenRejected as TokenRejected
-<<<<<<< HEAD
-=======
-    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
-    from authsvc.client.limiter import RateLimiter as RateLimiter
-    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
-    from authsvc.client.validator import TokenValidator as TokenValidator
->>>>>>> testing
     from authsvc.client.freshness import Freshness as Freshness
     from authsvc.client.guards.aio import AioGuard as AioGuard
     from authsvc.client.guards.asgi import AsgiGuard as AsgiGuard
@@ -61,30 +54,21 @@ _MODULES = {
     "AsgiGuard": "guards.asgi",
     "Ask": "when_degraded",
     "AsyncClient": "connection",
-<<<<<<< HEAD
     "AsyncCookieSessions": "guards.sessions",
+    "AsyncRateLimiter": "limiter",
     "AsyncServiceTokenCredentials": "outgoing_tokens",
     "AsyncTokenExchange": "outgoing_tokens",
-    "AsyncVerifier": "verifier",
-    "AsyncRateLimiter": "limiter",
-    "AsyncTokenValidator": "validator",
-=======
-    "AsyncRateLimiter": "limiter",
     "AsyncTokenValidator": "validator",
     "AsyncVerifier": "verifier",
->>>>>>> testing
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
+    "ClientClosed": "errors",
     "CookieSessions": "guards.sessions",
     "Freshness": "freshness",
     "Identity": "identity",
-    "ClientClosed": "errors",
     "NotDecidable": "errors",
-<<<<<<< HEAD
     "PermissionMissing": "identity",
-=======
->>>>>>> testing
     "RateLimiter": "limiter",
     "Refuse": "when_degraded",
     "Route": "routes",
@@ -97,21 +81,11 @@ _MODULES = {
     "TokenExchange": "outgoing_tokens",
     "TokenRejected": "errors",
     "TokenValidator": "validator",
-<<<<<<< HEAD
     "Verifier": "verifier",
     "WhenDegraded": "when_degraded",
     "WsgiGuard": "guards.wsgi",
     "aio_interceptors": "outgoing",
     "current_identity": "guards.current",
-=======
-    "PermissionMissing": "identity",
-    "Refuse": "when_degraded",
-    "ServiceTimeout": "errors",
-    "ServiceUnavailable": "errors",
-    "TokenRejected": "errors",
-    "Verifier": "verifier",
-    "WhenDegraded": "when_degraded",
->>>>>>> testing
 }
 
 __all__ = list(_MODULES)

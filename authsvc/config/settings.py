@@ -4,7 +4,6 @@ from datetime import timedelta
 
 from pydantic import Field, model_validator
 
-from authsvc.config import durations
 from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.audit import AuditSettings
 from authsvc.config.blocks import BlockSettings
@@ -103,18 +102,15 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _tokens_do_not_outlive_what_ends_them(self) -> "Settings":
+        tokens, kept = self.tokens, self.retention
         # An idle session still has access tokens, which end with it.
-        if self.retention.sessions < self.tokens.access_lifetime:
+        if kept.sessions < tokens.access_lifetime:
             raise ValueError("retention.sessions must be at least tokens.access_lifetime")
-        return self
-
-    @model_validator(mode="after")
-    def _revocations_outlive_tokens(self) -> "Settings":
-        shortest = self.tokens.revocation_validity
-        if self.retention.revocations < shortest:
+        if kept.revocations < tokens.revocation_validity:
             raise ValueError(
-                f"retention.revocations must be at least {durations.text(shortest)}, as long as"
-                " the longest token is valid"
+                "retention.revocations must be at least tokens.access_lifetime,"
+                " tokens.service_lifetime and tokens.session_key_lifetime, plus"
+                " tokens.clock_skew and a minute"
             )
         return self
 

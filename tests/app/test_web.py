@@ -96,7 +96,8 @@ async def test_tokens_verify_with_published_keys(get: Browser, service: Service)
     assert public == "public"
     # At most half of tokens.key_publish_lead, of 1 h, and five minutes.
     assert 290 < int(age) <= 300
-    assert 0 < left.total_seconds() <= 300
+    # By the clocks of two machines.
+    assert 0 < left.total_seconds() <= 360
 
 
 async def test_discovery_document_points_to_keys(

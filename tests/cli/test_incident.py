@@ -168,7 +168,10 @@ def test_keys_are_rotated_and_revoked(ready: Command) -> None:
         row["key_id"]: row["state"] for row in json.loads(ready("keys", "list", "--json").stdout)
     }
     assert (states.pop(old["key_id"]), states.pop(new)) == ("revoked", "active")
-    assert list(states.values()) == ["prepared"]
+    [prepared] = states
+    assert states[prepared] == "prepared"
+    dry = run(ready, "revoke-key", "prepared", *REASON, "--dry-run")
+    assert (dry["key_id"], dry["signs_since"]) == (prepared, None)
     assert f"{old['key_id']} is already revoked" in refused(
         ready, "revoke-key", old["key_id"], *REASON, "--yes"
     )

@@ -122,8 +122,8 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
             "settings: retention.sessions must be at least tokens.access_lifetime",
         ),
         (
-            "[tokens]\naccess_lifetime = '5d'\n[retention]\nrevocations = '5d'",
-            "settings: retention.revocations must be at least",
+            "[tokens]\nsession_key_lifetime = '31d'",
+            "settings: retention.revocations must be at least tokens.access_lifetime,",
         ),
         (
             "[api_keys]\npolicy = 'nobody-s'",

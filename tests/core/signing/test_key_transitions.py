@@ -315,6 +315,21 @@ async def test_background_refresh_reads_keys_periodically(
             await until(lambda: keys.active.key_id == new)  # noqa: B023 - it ends before the next
 
 
+async def test_background_refresh_activates_key_when_it_is_due(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not only at the next poll, which is an hour away here.
+    monkeypatch.setattr(signing_keys, "_POLL", HOUR)
+    keys = await load_keys(database, clock, key_publish_lead="8h")
+    planned = await keys.rotate(CALL)
+    clock.advance(timedelta(hours=8) - timedelta(milliseconds=200))
+    async with running(keys):
+        keys.on_gap()
+        await until(keys.is_fresh)
+        clock.advance(SECOND)
+        await until(lambda: keys.active.key_id == planned.key_id)
+
+
 async def test_background_refresh_waits_until_notified(
     database: Database, clock: FakeClock
 ) -> None:
