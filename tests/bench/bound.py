@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -171,7 +171,7 @@ class _Probe:
         victim: _Victim,
         kind: str,
         ask: Callable[..., Awaitable[bool]],
-        **options: object,
+        **options: Any,
     ) -> None:
         begun = time.monotonic()
         self.found.probes[kind] += 1
@@ -183,18 +183,18 @@ class _Probe:
         if accepted:
             self._accept(victim, kind, begun)
 
-    async def _ask_token(self, tokens: common_pb2.Tokens, **options: object) -> bool:
+    async def _ask_token(self, tokens: common_pb2.Tokens, **options: Any) -> bool:
         request = auth.ValidateTokenRequest(access_token=tokens.access_token, **options)
         return (await self._auth.ValidateToken(request)).active
 
-    async def _ask_session(self, tokens: common_pb2.Tokens, **options: object) -> bool:
+    async def _ask_session(self, tokens: common_pb2.Tokens, **options: Any) -> bool:
         request = sessions.ValidateSessionRequest(session_token=tokens.session_token, **options)
         return (await self._sessions.ValidateSession(request)).active
 
     def _accept(self, victim: _Victim, kind: str, begun: float) -> None:
         victim.accepted[kind] = max(victim.accepted.get(kind, 0.0), begun)
 
-    def _says(self, token: str, **options: str) -> str:
+    def _says(self, token: str, **options: Any) -> str:
         try:
             self._verifier.verify(token, **options)
         except TokenRejected as refused:
