@@ -85,6 +85,12 @@ class AioChannel:
             self._old.remove(used)
             self._close_in_background(used)
 
+    def reconnect(self) -> None:
+        """Let calls that begin from now on use new connections, as nobody answers on these."""
+        current, self._current = self._current, None
+        if current is not None:
+            self._retire(current)
+
     def _retire(self, former: AioConnections) -> None:
         if former.calls:
             self._old.add(former)

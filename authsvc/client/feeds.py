@@ -146,11 +146,13 @@ class AsyncFeed(_Feed):
             stream = self._client.sessions.WatchRevocations(following.open(elapsed()))
             is_good = True
             while is_good:
-                async with asyncio.timeout(following.silent_at() - elapsed()):
-                    response = await anext(stream)
+                try:
+                    async with asyncio.timeout(following.silent_at() - elapsed()):
+                        response = await anext(stream)
+                except TimeoutError:
+                    self._client.channel.reconnect()
+                    break
                 is_good = self._receive(response)
-        except TimeoutError:
-            self._client.channel.renew()
         except StopAsyncIteration:
             failure = None
         except Exception as error:  # noqa: BLE001 - whatever it is, the next stream may be better
@@ -242,12 +244,12 @@ class Feed(_Feed):
             for response in stream:
                 if not self._receive(response):
                     break
+            if self._is_silent:
+                self._client.channel.reconnect()
         except Exception as error:  # noqa: BLE001 - whatever it is, the next stream may be better
             failure = error
         self._cancel()
         self._stream = None
-        if self._is_silent:
-            self._client.channel.renew()
         return self._end(failure)
 
     def _look_after(self) -> None:

@@ -94,6 +94,16 @@ class SyncChannel:
         if is_last:
             used.channel.close()
 
+    def reconnect(self) -> None:
+        """Let calls that begin from now on use new connections, as nobody answers on these."""
+        with self._lock:
+            former, self._current = self._current, None
+            if former is not None:
+                self._old.add(former)
+                former.calls += 1
+        if former is not None:
+            self.release(former)
+
     def to_error(self, failure: Any, *, repeatable: bool) -> AuthsvcError:
         """Return the error that a failed call means."""
         if self._is_closed and failure.code() is grpc.StatusCode.CANCELLED:

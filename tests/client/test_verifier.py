@@ -35,6 +35,7 @@ from authsvc.client import (
     Verifier,
 )
 from authsvc.client.errors import CallerNotAllowed
+from authsvc.client.verification import KeyUnknown
 from authsvc.core.revocations import cursors
 from authsvc.store.log_reading import Position
 from authsvc.v1 import admin_service_pb2 as admin_pb
@@ -364,6 +365,29 @@ async def test_flood_of_unknown_key_ids_costs_few_fetches_and_no_question(
     assert {type(outcome) for outcome in outcomes} <= {TokenRejected, NotDecidable}
     assert twin.verifier.metrics()["key_fetches"] - fetches <= 1 + seconds / 2 + 1
     assert twin.verifier.metrics()["asked"] == await calls_of(service) == 0
+    assert twin.says(tokens.access_token) == ""
+
+
+async def test_flood_of_unknown_key_ids_asks_nothing_while_keys_cannot_be_fetched(
+    service: Service, start_verifier: StartVerifier
+) -> None:
+    tokens = await service.new_session()
+    twin = await start_verifier(service.app.grpc_port, max_staleness=60)
+    await service.app.stop()
+    keys = twin.verifier._verification.knowledge.keys
+    # As if the last fetch were long ago.
+    keys._known_at = keys._began = float("-inf")
+    fetches = twin.verifier.metrics()["key_fetches"]
+    started = asyncio.get_running_loop().time()
+    for part in range(3):
+        forged = [_with_key_id(tokens.access_token, 10 * part + n) for n in range(10)]
+        outcomes = await asyncio.gather(
+            *(twin.authenticate(token) for token in forged), return_exceptions=True
+        )
+        assert {type(outcome) for outcome in outcomes} == {KeyUnknown}
+    seconds = asyncio.get_running_loop().time() - started
+    assert 1 <= twin.verifier.metrics()["key_fetches"] - fetches <= 2 + seconds / 2
+    assert twin.verifier.metrics()["asked"] == 0
     assert twin.says(tokens.access_token) == ""
 
 
