@@ -123,9 +123,10 @@ class _Probe:
 
     async def end_one(self) -> _Victim:
         """End a session and probe it closely, from before its end on."""
-        first, victim = await self._open(), _Victim(await self._open())
+        first = await self._open() if random.random() < 0.5 else None
+        victim = _Victim(await self._open())
         await self._become_known(victim)
-        if random.random() < 0.5:
+        if first is not None:
             await self._revoke(first.session_id)
         probing = asyncio.create_task(self._probe_closely(victim))
         await asyncio.sleep(random.uniform(0, _GATHERED))
