@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import jwt
 from rich.console import Console
 
 from authsvc.core.passwords.argon2id import Library
@@ -27,6 +28,7 @@ from tests.bench import echo as echo_server
 from tests.bench import guarded
 from tests.bench.argon2 import BareHash, bare_hash
 from tests.bench.blocks import measure_memory, measure_propagation, spread
+from tests.bench.bound import BOUND, KINDS, Lateness, measure_bound
 from tests.bench.load import Sample, Work, drive, median
 from tests.bench.processes import Target, metered, samples
 from tests.bench.turns import Turns
@@ -73,6 +75,17 @@ def _bare_row(library: Library, hashes: list[BareHash]) -> Row:
     return Row(f"  bare hash by {library}", "", "", f"{rate:,.1f}", f"{cpu:,.0f}", f"{p50:.2f}")
 
 
+def _bound_row(kind: str, late: Lateness) -> Row:
+    p50, p99, p999, longest = (late.quantile_ms(kind, share) for share in (0.5, 0.99, 0.999, 1))
+    return Row(
+        f"  accepted so late: {kind}",
+        f"p99.9 {p999:.0f} ms, max {longest:.0f} ms",
+        f"≤ {BOUND * 1_000:.0f} ms" if kind in {"cached", "streamed"} else "0 ms",
+        p50=f"{p50:.1f}",
+        p99=f"{p99:.1f}",
+    )
+
+
 class Bench:
     """Drives the echo and the service in turn, so that changes of the machine's speed hit both."""
 
@@ -85,6 +98,7 @@ class Bench:
         seconds: float,
         rounds: int,
         only: str,
+        bound_seconds: float,
     ) -> None:
         self._echo = echo
         self._service = service
@@ -92,6 +106,7 @@ class Bench:
         self._seconds = seconds
         self._rounds = rounds
         self._only = only
+        self._bound_seconds = bound_seconds
         self._console = Console(stderr=True)
         self._tokens: list[common_pb2.Tokens] = []
 
@@ -173,6 +188,7 @@ class Bench:
         yield "RefreshTokens", self._refresh
         yield "Login", self._login
         yield "watchers of revocations", self._watchers
+        yield "revocation bound", self._bound
         yield "longest turn of the event loop", self._turns
         yield "verify() with a million revocations", self._verifying
         yield "guarded service", self._guarded
@@ -266,6 +282,26 @@ class Bench:
                 f"{cores:.2f} cores",
                 f"≤ {_WATCHERS / 1_000} cores",
             )
+        ]
+
+    async def _bound(self) -> list[Row]:
+        issuer = jwt.decode(self._tokens[0].access_token, options={"verify_signature": False})[
+            "iss"
+        ]
+        late = await measure_bound(
+            self._service,
+            self._folder,
+            self._tokens[0].user_id,
+            issuer,
+            self._bound_seconds,
+        )
+        count, probes = len(late.seconds["strict"]), sum(late.probes.values())
+        return [
+            Row("revocation bound: revocations", f"{count:,}", ""),
+            Row("  probes, of which failed", f"{probes:,}, {late.failed:,}", ""),
+            Row("  verifier did not know enough", f"{late.undecided:,} times", ""),
+            Row("  load of the machine", f"{late.load:.1f}", ""),
+            *(_bound_row(kind, late) for kind in KINDS),
         ]
 
     async def _blocks(self) -> list[Row]:

@@ -94,16 +94,20 @@ class Replica:
         )
         self._certificates = workspace.certificates
 
+    @property
+    def port(self) -> int:
+        """The port of gRPC, once the replica serves."""
+        return int(self.process.wait_for(r'serving.*"grpc": ?"127.0.0.1:(\d+)"')[1])
+
     def channel(self, role: str) -> grpc.aio.Channel:
         """Return a channel of the client that holds `role`, once the replica serves."""
-        port = self.process.wait_for(r'serving.*"grpc": ?"127.0.0.1:(\d+)"')[1]
         client = self._certificates / "clients" / role
         credentials = grpc.ssl_channel_credentials(
             (self._certificates / "ca.crt").read_bytes(),
             client.with_suffix(".key").read_bytes(),
             client.with_suffix(".crt").read_bytes(),
         )
-        return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials)
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials)
 
 
 @pytest.fixture
