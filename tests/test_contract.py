@@ -209,6 +209,10 @@ def names(enum: EnumDescriptor, prefix: str) -> set[str]:
     return {name.removeprefix(prefix) for name in found} - {"UNSPECIFIED"}
 
 
+# The service doesn't know it: verifiers raise it.
+ONLY_IN_CLIENTS = {"CURSOR_NOT_REACHED"}
+
+
 @pytest.mark.parametrize(
     ("model", "enum", "prefix"),
     [
@@ -220,7 +224,7 @@ def names(enum: EnumDescriptor, prefix: str) -> set[str]:
     ],
 )
 def test_enums_match_protos(model: Any, enum: Any, prefix: str) -> None:
-    assert {member.name for member in model} == names(enum.DESCRIPTOR, prefix)
+    assert {member.name for member in model} == names(enum.DESCRIPTOR, prefix) - ONLY_IN_CLIENTS
 
 
 def test_every_reason_has_a_code() -> None:
