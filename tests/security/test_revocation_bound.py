@@ -62,6 +62,12 @@ class Replicas:
         await self.here.sessions().RevokeSession(RevokeSessionRequest(session_id=tokens.session_id))
         return elapsed()
 
+    async def caches_are_used(self) -> None:
+        """Wait until the second replica uses its caches."""
+        async with asyncio.timeout(_PATIENCE):
+            while not await self.there.app.is_current():  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.01)
+
     async def token(self, tokens: Tokens) -> str:
         """Return what the second replica says of an access token: "" if it accepts it."""
         request = ValidateTokenRequest(access_token=tokens.access_token)
@@ -207,10 +213,7 @@ async def test_lost_doorbell_costs_caches_nothing_but_speed(
     await lose(replicas)
     acknowledged = await replicas.end(ended)
     assert await _each(ways, _watch, ended, acknowledged) == 2 * [{"SESSION_REVOKED"}]
-    # The caches are in use.
-    async with asyncio.timeout(_PATIENCE):
-        while not await replicas.there.app.is_current():  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0.01)
+    await replicas.caches_are_used()
     await _each(ways, _becomes, kept, "")
 
 
@@ -254,7 +257,9 @@ async def test_silent_network_to_the_database_stops_caches_and_verifiers_and_not
     assert heard == [*2 * [{"STORE_UNAVAILABLE"}], {"UNUSABLE"}]
     replicas.database.release()
     await _each(ways, _becomes, ended, "SESSION_REVOKED")
+    await replicas.caches_are_used()
     await _each(ways, _becomes, kept, "")
+    assert {await say(ended) for say in ways} <= {"SESSION_REVOKED", "UNUSABLE"}
     assert verifier.metrics()["snapshots"] == 1
 
 
@@ -313,7 +318,9 @@ async def test_database_away_for_ten_seconds_stops_caches_and_verifiers_and_noth
     assert heard == [*2 * [{"STORE_UNAVAILABLE"}], {"UNUSABLE"}]
     await asyncio.to_thread(mend, own_server)
     await _each(ways, _becomes, ended, "SESSION_REVOKED")
+    await replicas.caches_are_used()
     await _each(ways, _becomes, kept, "")
+    assert {await say(ended) for say in ways} <= {"SESSION_REVOKED", "UNUSABLE"}
 
 
 @pytest.fixture
