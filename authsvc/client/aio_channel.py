@@ -69,12 +69,9 @@ class AioChannel:
         """
         if self._is_closed:
             raise ClientClosed(_CLOSED)
-        current = self._current
-        if self._renewal.is_due() and self._renewal.certificates.reload() and current:
-            self._retire(current)
-            current = None
-        if current is None:
-            current = self._current = self._open()
+        if self._renewal.is_due() and self._renewal.certificates.reload():
+            self.reconnect()
+        current = self._current = self._current or self._open()
         current.calls += 1
         return current
 
@@ -86,15 +83,11 @@ class AioChannel:
             self._close_in_background(used)
 
     def reconnect(self) -> None:
-        """Let calls that begin from now on use new connections, as nobody answers on these."""
-        current, self._current = self._current, None
-        if current is not None:
-            self._retire(current)
-
-    def _retire(self, former: AioConnections) -> None:
-        if former.calls:
+        """Let calls that begin from now on use new connections, and these end with their calls."""
+        former, self._current = self._current, None
+        if former and former.calls:
             self._old.add(former)
-        else:
+        elif former:
             self._close_in_background(former)
 
     def _close_in_background(self, unused: AioConnections) -> None:

@@ -67,21 +67,13 @@ class SyncChannel:
         with self._lock:
             is_due = self._renewal.is_due()
         # One thread looks; the others go on with what there is.
-        is_outdated = is_due and self._renewal.certificates.reload()
+        if is_due and self._renewal.certificates.reload():
+            self.reconnect()
         with self._lock:
             if self._is_closed:
                 raise ClientClosed(_CLOSED)
-            former = self._current if is_outdated else None
-            if former is not None:
-                self._current = None
-                self._old.add(former)
-                former.calls += 1
-            if self._current is None:
-                self._current = self._open()
-            current = self._current
+            current = self._current = self._current or self._open()
             current.calls += 1
-        if former is not None:
-            self.release(former)
         return current
 
     def release(self, used: SyncConnections) -> None:
@@ -95,7 +87,7 @@ class SyncChannel:
             used.channel.close()
 
     def reconnect(self) -> None:
-        """Let calls that begin from now on use new connections, as nobody answers on these."""
+        """Let calls that begin from now on use new connections, and these end with their calls."""
         with self._lock:
             former, self._current = self._current, None
             if former is not None:

@@ -47,8 +47,8 @@ class Claims(NamedTuple):
     Attributes:
         identity: What the token says of its holder.
         issuer: `iss`.
-        valid_from: The later of `nbf` and `iat`.
-        issued: `iat`.
+        valid_from: `nbf`.
+        issued: `iat`, which may be a little ahead after a revocation.
         expires: `exp`.
         user: `sub` of a user's token, 16 bytes; otherwise empty.
         session: `sid`, 16 bytes; empty in a service's own token.
@@ -148,7 +148,7 @@ def _user(payload: Mapping[str, Any], key_id: str) -> Claims:
     return Claims(
         identity,
         _text(payload["iss"]),
-        max(issued, not_before),
+        not_before,
         issued,
         expires,
         user_bytes,
@@ -184,7 +184,7 @@ def _service(payload: Mapping[str, Any], key_id: str) -> Claims:
             is_bound=True,
         ),
         issuer=_text(payload["iss"]),
-        valid_from=max(issued, not_before),
+        valid_from=not_before,
         issued=issued,
         expires=expires,
         user=b"",

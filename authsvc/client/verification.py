@@ -49,7 +49,7 @@ class Expectations:
         issuer: `iss` has to equal it.
         audience: One of `aud` has to equal it, unless a call names another.
         max_staleness: Seconds within which a revocation may be unknown.
-        clock_skew: Seconds by which `nbf` and `iat` may be in the future; `exp` is exact.
+        clock_skew: Seconds by which `nbf` may be in the future; `exp` is exact.
         clock: The time in seconds since 1970.
     """
 

@@ -60,8 +60,7 @@ WITH u AS MATERIALIZED (
         AND (s.refresh_counter = $2 OR (s.refresh_counter - s.refresh_burned - 1 = $2
             AND s.refresh_burned < {MAX_BURNED} AND s.refresh_time <= $13
             AND s.device_id = $12 AND $12 <> ''))
-        AND s.revoke_time IS NULL AND s.idle_expire_time > $3
-        AND u.user_id = s.user_id AND u.status = 'active'
+        AND s.revoke_time IS NULL AND s.idle_expire_time > $3 AND u.status = 'active'
     RETURNING {COLUMNS}
 ), recorded AS (
     INSERT INTO {audit.TARGET}
@@ -131,8 +130,7 @@ WITH asked AS (
             OR (s.refresh_counter - s.refresh_burned - 1 = asked.counter
                 AND s.refresh_burned < {MAX_BURNED} AND s.refresh_time <= $13
                 AND s.device_id = asked.device_id AND asked.device_id <> ''))
-        AND s.revoke_time IS NULL AND s.idle_expire_time > $3
-        AND u.user_id = s.user_id AND u.status = 'active'
+        AND s.revoke_time IS NULL AND s.idle_expire_time > $3 AND u.status = 'active'
     RETURNING {COLUMNS}, asked.event_id, asked.caller, asked.request_id, asked.client_ip,
         asked.agent, asked.detail
 ), recorded AS (

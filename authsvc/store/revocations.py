@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias, cast
-from uuid import UUID
 
 import asyncpg
 
@@ -135,34 +134,29 @@ Place: TypeAlias = tuple[datetime, int]
 class Page:
     """Revocations in the order of their times, and the place of the last one if there are more.
 
-    Those that only concern caches are left out. They are all that had been
-    committed, in this run of the server, when the read began.
+    They are all that had been committed when the read began, but for those of caches alone.
     """
 
     rows: Sequence[LoggedRevocation]
     next_place: Place | None
-    run_id: UUID
 
 
 _SELECT_PAGE = f"""
-WITH state AS MATERIALIZED (
-    SELECT server_run() AS run_id WHERE (SELECT require_primary($4)))
-SELECT state.run_id, page.* FROM state LEFT JOIN (
-    SELECT revocation_id, {_COLUMNS} FROM revocations
-    WHERE (revoke_time, revocation_id) > ($1, $2) AND NOT cache_only
-    ORDER BY revoke_time, revocation_id LIMIT $3
-) AS page ON true
-ORDER BY revoke_time, revocation_id
+SELECT revocation_id, {_COLUMNS} FROM revocations
+WHERE (SELECT require_primary($4)) AND (revoke_time, revocation_id) > ($1, $2) AND NOT cache_only
+ORDER BY revoke_time, revocation_id LIMIT $3
 """  # noqa: S608 - only constants
 
 
 async def read_page(connection: Connection, after: Place, limit: int) -> Page:
-    """Return up to `limit` revocations after that place; fails on a server that is no primary."""
-    records = await connection.fetch(_SELECT_PAGE, *after, limit + 1, known_timeline(connection))
-    found = [record for record in records if record["revocation_id"] is not None]
+    """Return up to `limit` revocations after that place.
+
+    Fails on a server that is read-only, in recovery, or another one than the connection was opened
+    to.
+    """
+    found = await connection.fetch(_SELECT_PAGE, *after, limit + 1, known_timeline(connection))
     last = found[limit - 1] if len(found) > limit else None
     return Page(
         rows=[_revocation(record) for record in found[:limit]],
         next_place=(last["revoke_time"], last["revocation_id"]) if last else None,
-        run_id=records[0]["run_id"],
     )

@@ -108,7 +108,10 @@ WITH chosen AS (
     WHERE s.session_id = ANY (ARRAY (SELECT session_id FROM chosen))
     RETURNING s.session_id, s.user_id, s.idle_expire_time > $1 AS was_active
 ), announced AS (
-    INSERT INTO revocations (session_id, revoke_time) SELECT session_id, $1 FROM ended
+    -- A session may have got tokens until now, long after the beginning of the call ($1): watchers
+    -- remember its end until they have expired.
+    INSERT INTO revocations (session_id, revoke_time)
+    SELECT session_id, greatest($1, clock_timestamp()) FROM ended
 ), owners AS (
     SELECT user_id, jsonb_agg(session_id) AS sessions, row_number() OVER () AS number
     FROM ended GROUP BY user_id

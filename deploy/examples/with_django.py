@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import make_server
 
 from django.conf import settings
@@ -15,7 +16,7 @@ from authsvc.client import Client, Identity, Route, Routes, Verifier, WsgiGuard
 ADDRESS = os.environ.get("AUTHSVC", "127.0.0.1:8443")
 ISSUER = os.environ.get("ISSUER", "http://127.0.0.1:8081")
 CERTIFICATES = Path(os.environ.get("CERTIFICATES", ".authsvc/certs"))
-FILES = {
+FILES: dict[str, Any] = {
     "ca": CERTIFICATES / "ca.crt",
     "cert": CERTIFICATES / "clients" / "app.crt",
     "key": CERTIFICATES / "clients" / "app.key",

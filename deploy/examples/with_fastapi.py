@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -12,7 +13,7 @@ from authsvc.client import AsgiGuard, AsyncClient, AsyncVerifier, Route, Routes,
 ADDRESS = os.environ.get("AUTHSVC", "127.0.0.1:8443")
 ISSUER = os.environ.get("ISSUER", "http://127.0.0.1:8081")
 CERTIFICATES = Path(os.environ.get("CERTIFICATES", ".authsvc/certs"))
-FILES = {
+FILES: dict[str, Any] = {
     "ca": CERTIFICATES / "ca.crt",
     "cert": CERTIFICATES / "clients" / "app.crt",
     "key": CERTIFICATES / "clients" / "app.key",

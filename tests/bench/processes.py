@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,20 @@ async def replica(folder: Path) -> AsyncIterator[Target]:
         service = _serve(stack, Workspace(folder), "authsvc")
         await _until_serving(service)
         yield service
+
+
+@contextmanager
+def samples(service: Target, issuer: str, kinds: Iterable[str]) -> Iterator[dict[str, Target]]:
+    """Start a sample service of each kind; yield them by kind."""
+    with ExitStack() as stack:
+        servers = {}
+        for kind in kinds:
+            arguments = [str(service.certs), str(service.port), issuer, kind]
+            process = _start(stack, ["-m", "tests.bench.guarded", *arguments])
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            servers[kind] = Target(kind, port, process.pid, service.certs)
+        yield servers
 
 
 def _serve(stack: ExitStack, workspace: Workspace, *program: str, **environment: str) -> Target:

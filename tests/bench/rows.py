@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import statistics
+import tomllib
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,11 +25,12 @@ from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from authsvc.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.bench import echo as echo_server
+from tests.bench import guarded
 from tests.bench.argon2 import BareHash, bare_hash
 from tests.bench.blocks import measure_memory, measure_propagation, spread
 from tests.bench.bound import BOUND, KINDS, Lateness, measure_bound
 from tests.bench.load import Sample, Work, drive, median
-from tests.bench.processes import Target, metered
+from tests.bench.processes import Target, metered, samples
 from tests.bench.turns import Turns
 from tests.bench.verifying import Verifying
 from tests.bench.verifying import measure as measure_verifying
@@ -189,6 +191,7 @@ class Bench:
         yield "revocation bound", self._bound
         yield "longest turn of the event loop", self._turns
         yield "verify() with a million revocations", self._verifying
+        yield "guarded service", self._guarded
 
     async def _prepare(self) -> None:
         gate = asyncio.Semaphore(8)
@@ -322,9 +325,28 @@ class Bench:
         if found is not None:
             rows += [
                 Row("verify() of a seen token", f"{found.seen:.1f} µs", "≤ 5 µs"),
-                Row("a million revocations, memory", f"{found.memory:.0f} MB", "≤ 64 MB"),
+                Row(
+                    "a million revocations, memory",
+                    f"{found.memory:.0f} MB",
+                    "≤ 64 MB",
+                ),
+                Row("  and until they have arrived", f"{found.fill:.1f} s of CPU", ""),
             ]
         return rows
+
+    async def _guarded(self) -> list[Row]:
+        settings = tomllib.loads((self._folder / "config.toml").read_text())
+        issuer = settings["tokens"]["issuer"]
+        token = self._tokens[0].access_token
+        with samples(self._service, issuer, guarded.KINDS) as servers:
+            found, by_bare, by_asking = await guarded.compare(
+                servers, token, seconds=self._seconds, rounds=self._rounds
+            )
+        return [
+            _row("  sample service without a guard", "", "", found["bare"]),
+            _row("guarded service: × calls/s", f"{by_bare:.2f} ×", "≥ 0.95 ×", found["guarded"]),
+            _row("  × one that calls ValidateToken", f"{by_asking:.2f} ×", "", found["asking"]),
+        ]
 
     async def _batch_tokens(self) -> list[Row]:
         request = auth.BatchValidateTokensRequest(

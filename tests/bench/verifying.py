@@ -37,7 +37,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Verifying(NamedTuple):
-    """Times of a token in µs of CPU; memory of what is held and of the process in MB.
+    """Times of a token in µs of CPU; memory of what is held in MB.
 
     `fill` is the CPU time in seconds in which all of it arrives.
     """
@@ -47,7 +47,6 @@ class Verifying(NamedTuple):
     new: float
     seen: float
     memory: float
-    resident: float
     fill: float
 
 
@@ -79,7 +78,7 @@ def _measure(algorithm: str, revoked: int) -> Verifying:
     _fill(knowledge, now, revoked)
     fill = time.process_time() - began
     gc.collect()
-    after = _resident_mb()
+    memory = _resident_mb() - before
     knowledge.keys.install(json.dumps({"keys": [key.public_jwk]}), 3600, elapsed())
     expected = Expectations(issuer="https://authsvc.dev", audience="shop", max_staleness=1e9)
 
@@ -101,8 +100,7 @@ def _measure(algorithm: str, revoked: int) -> Verifying:
         bare=statistics.median(bare),
         new=statistics.median(new),
         seen=statistics.median(seen),
-        memory=after - before,
-        resident=after,
+        memory=memory,
         fill=fill,
     )
 

@@ -47,15 +47,17 @@ async def issue_cases(
     expired = (await earlier.new_session()).access_token
     await earlier.app.stop()
     service = await start_service(settings)
+    other = await start_service(with_changes(settings, "tokens", audience="billing"))
     good = (await service.login()).access_token
     jwks = (await service.auth().GetJwks(pb.GetJwksRequest())).jwks_json
     assert {key["alg"] for key in json.loads(jwks)["keys"]} == {algorithm}
     refused = {
         "expired": expired,
-        ANOTHER_AUDIENCE: await _issued_for(service, "billing"),
-        BOUND: await _issued_for(service, settings.tokens.audience),
+        ANOTHER_AUDIENCE: (await other.login()).access_token,
+        BOUND: await _bound(service),
         **{f"changed in its {part}": token for part, token in _changed(good)},
     }
+    await other.app.stop()
     return service, [
         Case(f"{algorithm} good", good, jwks, good=True),
         *(Case(f"{algorithm} {name}", token, jwks) for name, token in refused.items()),
@@ -69,9 +71,11 @@ def write_cases(cases: list[Case], path: Path) -> None:
     )
 
 
-async def _issued_for(service: Service, audience: str) -> str:
+async def _bound(service: Service) -> str:
     """Return the app's own token, bound to its certificate."""
-    request = pb.IssueServiceTokenRequest(audience=audience, scopes=["invoices.read"])
+    request = pb.IssueServiceTokenRequest(
+        audience=service.settings.tokens.audience, scopes=["invoices.read"]
+    )
     return (await service.auth().IssueServiceToken(request)).access_token
 
 

@@ -31,8 +31,14 @@ class Program:
     async def expect(self, **steps: str) -> None:
         """Read the steps that have to come next."""
         for name, value in steps.items():
-            found, said = await self.step()
-            assert (found, _plain(said)) == (name, _plain(value)), self._log.read_text()[-8000:]
+            await self.expect_one_of(name, value)
+
+    async def expect_one_of(self, name: str, *values: str) -> None:
+        """Read the step that has to come next, which may have any of the values."""
+        found, said = await self.step()
+        seen = f"{found} {said}:\n{self._log.read_text()[-8000:]}"
+        assert found == name, seen
+        assert _plain(said) in map(_plain, values), seen
 
     def resume(self) -> None:
         """Let the program go on after a step at which it waits."""

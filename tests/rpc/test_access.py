@@ -49,7 +49,16 @@ def test_only_long_streams_are_long_lived() -> None:
         "/authsvc.v1.AdminService/ExportUsers",
         "/authsvc.v1.AdminService/ImportUsers",
         "/authsvc.v1.AdminService/WatchAuditEvents",
+        "/authsvc.v1.SessionService/WatchRevocations",
         "/grpc.health.v1.Health/Watch",
+    }
+
+
+def test_only_streams_without_end_are_ended_when_the_service_stops() -> None:
+    # An export is given time to finish, and a health watch says that the service stops.
+    assert methods(endless=True) == {
+        "/authsvc.v1.AdminService/WatchAuditEvents",
+        "/authsvc.v1.SessionService/WatchRevocations",
     }
 
 

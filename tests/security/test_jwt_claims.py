@@ -42,11 +42,14 @@ def test_any_time_from_1970_to_2286_is_accepted(world: World, value: int) -> Non
     assert isinstance(world.verify(world.with_payload(auth_time=value)), Claims)
 
 
-@pytest.mark.parametrize("claim", ["nbf", "iat"])
-def test_future_time_beyond_skew_is_rejected(world: World, claim: str) -> None:
-    outcome = world.verify(world.with_payload(**{claim: NOW + 6}))
-    assert outcome is InactiveReason.NOT_YET_VALID
-    assert isinstance(world.verify(world.with_payload(**{claim: NOW + 5})), Claims)
+def test_future_time_beyond_skew_is_rejected(world: World) -> None:
+    assert world.verify(world.with_payload(nbf=NOW + 6)) is InactiveReason.NOT_YET_VALID
+    assert isinstance(world.verify(world.with_payload(nbf=NOW + 5)), Claims)
+
+
+def test_time_of_issue_may_be_ahead(world: World) -> None:
+    # As after several losses of a user within a second; only our own keys sign it.
+    assert isinstance(world.verify(world.with_payload(iat=NOW + 60)), Claims)
 
 
 @pytest.mark.parametrize("claim", ["sub", "sid"])

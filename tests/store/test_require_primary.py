@@ -16,12 +16,18 @@ from authsvc.store import (
     api_keys,
     ip_blocks,
     login_freezes,
+    revocations,
     session_keys,
     sessions,
     signing_keys,
 )
 from authsvc.store.postgres.connector import Connection, Server, as_pool_connection, known_timeline
 from authsvc.store.postgres.database import Database
+
+
+async def _revocations(connection: Connection) -> object:
+    return (await revocations.read_page(connection, (datetime.now(UTC), 0), 1)).rows
+
 
 # They find nothing, and have to fail all the same: "unknown" would be an answer, too.
 _READS: list[Callable[[Connection], Awaitable[object]]] = [
@@ -34,6 +40,7 @@ _READS: list[Callable[[Connection], Awaitable[object]]] = [
     ),
     lambda connection: ip_blocks.end_of(connection, "192.0.2.1", datetime.now(UTC)),
     login_freezes.list_all,
+    _revocations,
 ]
 _NAMES = [
     "session by token",
@@ -43,6 +50,7 @@ _NAMES = [
     "session keys",
     "IP blocks",
     "login freezes",
+    "revocations",
 ]
 
 

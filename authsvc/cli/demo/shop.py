@@ -21,6 +21,8 @@ _REPOSITORY = Path(__file__).parents[3]
 _SERVICES = ("gateway", "orders", "payments")
 _ORDERS = 50
 _WAIT = 10.0
+# Metrics are rendered once a second.
+_METRICS_AGE = 1.1
 _CALLS = re.compile(
     r'^authsvc_rpc_calls_total\{.*method="[^"]*/(\w+)".*\} ([0-9.e+]+)$', re.MULTILINE
 )
@@ -141,6 +143,7 @@ def _issue(folder: Path, name: str) -> tuple[Path, Path]:
 
 async def _calls(tour: Tour) -> dict[str, float]:
     """Return how many calls authsvc has answered, by RPC."""
+    await asyncio.sleep(_METRICS_AGE)
     url = f"http://{dialled(addresses(tour.state)['http'])}/metrics"
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         text = await response.text()

@@ -3,12 +3,13 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 
 from authsvc.client.errors import NotDecidable, TokenRejected
-from authsvc.client.guards.credentials import peer_certificate, text_of, token_of
+from authsvc.client.guards.credentials import peer_certificate, token_of
 from authsvc.client.guards.current import Serving, deadline_in
 from authsvc.client.guards.ending import cancelled
 from authsvc.client.guards.refusals import Refused, refusal_of
@@ -73,60 +74,56 @@ class AioGuard(grpc.aio.ServerInterceptor):
             behavior = _writing(behavior)
 
         async def guarded(request: Any, context: _Context) -> Any:
-            token, certificate, identity = await self._admit(route, context)
+            metadata: Any = context.invocation_metadata() or ()
+            entries = dict(metadata)
+            token, identity = "", None
+            if not route.public:
+                try:
+                    token = token_of(metadata, entries)
+                    identity = await self._identify(token, route, context)
+                except Refused as error:
+                    await _abort(context, error)
             deadline = deadline_in(context.time_remaining())
             # A call has a task of its own.
-            Serving(
-                text_of(context.invocation_metadata()),
-                identity=identity,
-                token=token,
-                deadline=deadline,
-            ).set()
+            Serving(entries, identity=identity, token=token, deadline=deadline).set()
             if not is_stream or route.recheck is None or route.public:
                 return await behavior(request, context)
             call = asyncio.ensure_future(behavior(request, context))
-            return await self._supervise(call, route, context, (token, certificate))
+            return await self._supervise(call, token, route, context)
 
         is_stream = handler.request_streaming or handler.response_streaming
         return handler_like(handler, guarded)
 
-    async def _admit(
-        self, route: Route, context: _Context
-    ) -> tuple[str, bytes | None, Identity | None]:
-        """Return a call's token, certificate and identity; abort the call if it is refused."""
-        if route.public:
-            return "", None, None
+    async def _identify(self, token: str, route: Route, context: _Context) -> Identity:
+        authenticate = partial(
+            self._verifier.authenticate,
+            token,
+            audience=route.audience,
+            scopes=route.scopes,
+            when_degraded=route.when_degraded,
+        )
         try:
-            token = token_of(context.invocation_metadata())
-            certificate = peer_certificate(context.auth_context())
-            return token, certificate, await self._identify(token, certificate, route)
-        except Refused as error:
-            await _abort(context, error)
-            raise
-
-    async def _identify(self, token: str, certificate: bytes | None, route: Route) -> Identity:
-        try:
-            return await self._verifier.authenticate(
-                token,
-                audience=route.audience,
-                scopes=route.scopes,
-                certificate=certificate,
-                when_degraded=route.when_degraded,
-            )
+            try:
+                return await authenticate()
+            except TokenRejected as error:
+                if error.reason != "CERTIFICATE_MISMATCH":
+                    raise
+                # Reading it costs more than the verification of most tokens, which aren't bound.
+                return await authenticate(certificate=peer_certificate(context.auth_context()))
         except (TokenRejected, NotDecidable) as error:
             raise Refused(refusal_of(error, route.scopes)) from None
 
     async def _supervise(
         self,
         call: "asyncio.Future[Any]",
+        token: str,
         route: Route,
         context: _Context,
-        credentials: tuple[str, bytes | None],
     ) -> Any:
         """Return what a stream's handler returns, unless its token is refused meanwhile."""
         try:
             while not (await asyncio.wait({call}, timeout=route.recheck))[0]:
-                await self._identify(*credentials, route)
+                await self._identify(token, route, context)
         except Refused as error:
             await cancelled(call)
             await _abort(context, error)

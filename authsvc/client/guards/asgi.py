@@ -86,7 +86,7 @@ class AsgiGuard:
             await _refuse(error.refusal, scope, receive, send)
             return
         scope["authsvc"] = identity
-        with Serving(request.header, identity=identity, token=token):
+        with Serving(dict(request.headers), identity=identity, token=token):
             if route.recheck is None or route.public:
                 await self._app(scope, receive, send)
             else:

@@ -1,7 +1,7 @@
 """Owns the reading of what a request proves itself with: its bearer token and its certificate."""
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ from authsvc.client.guards.refusals import INVALID_TOKEN, NO_CREDENTIALS, Refuse
 
 _MAX_TOKEN = 8192
 
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 
 
 def bearer_token(authorizations: Sequence[str]) -> str:
@@ -34,22 +34,25 @@ def bearer_token(authorizations: Sequence[str]) -> str:
     return token
 
 
-def token_of(metadata: Metadata | None) -> str:
+def token_of(metadata: Metadata, entries: Mapping[str, str | bytes]) -> str:
     """Return the token in a call's metadata.
+
+    Args:
+        metadata: All of it.
+        entries: The same, with the last value of each key.
 
     Raises:
         Refused: There is none, or it can't be one.
     """
-    token = bearer_token([str(value) for key, value in metadata or () if key == "authorization"])
+    if len(entries) == len(metadata):
+        given = entries.get("authorization")
+        found = [] if given is None else [str(given)]
+    else:
+        found = [str(value) for key, value in metadata if key == "authorization"]
+    token = bearer_token(found)
     if not token:
         raise Refused(NO_CREDENTIALS)
     return token
-
-
-def text_of(metadata: Metadata | None) -> Callable[[str], str]:
-    """Return a function that returns the value of a text entry, or ""."""
-    entries = {key: value for key, value in metadata or () if isinstance(value, str)}
-    return lambda name: entries.get(name, "")
 
 
 def peer_certificate(auth_context: Mapping[str, Any]) -> bytes | None:

@@ -1,8 +1,8 @@
 """Owns what a handler knows of the request that it serves: who sent it, its id and its trace."""
 
-import os
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -49,7 +49,7 @@ class Serving:
 
     def __init__(
         self,
-        header: Callable[[str], str],
+        headers: Mapping[str, str | bytes],
         *,
         identity: Identity | None,
         token: str = "",
@@ -58,25 +58,28 @@ class Serving:
         """Take the request's id and trace from its headers.
 
         Args:
-            header: Returns the value of a header, or "".
+            headers: The headers, with names in lower case.
             identity: Who sent the request; None on a public route.
             token: The access token that it came with.
             deadline: When it ends, by `time.monotonic()`.
         """
-        given = header("x-request-id")
+        given = headers.get("x-request-id", "")
+        if not isinstance(given, str) or not context.is_request_id(given):
+            given = f"{random.getrandbits(128):032x}"
         self._values: tuple[tuple[ContextVar[Any], Any], ...] = (
             (_identity, identity),
             (_token, token),
-            (context.request_id, given if context.is_request_id(given) else os.urandom(16).hex()),
-            (context.traceparent, header("traceparent")),
-            (context.tracestate, header("tracestate")),
+            (context.request_id, given),
+            (context.traceparent, headers.get("traceparent", "")),
+            (context.tracestate, headers.get("tracestate", "")),
             (context.deadline, deadline),
         )
 
     def set(self) -> None:
         """Make it current for the rest of a task or context of its own."""
         for variable, value in self._values:
-            variable.set(value)
+            if value or variable.get():  # setting what is set already takes longer
+                variable.set(value)
 
     def __enter__(self) -> None:
         self._restore = [(variable, variable.set(value)) for variable, value in self._values]

@@ -9,7 +9,7 @@ import grpc
 
 from authsvc.client.errors import NotDecidable, TokenRejected
 from authsvc.client.guards.aio import Handler, behavior_of, handler_like, route_of
-from authsvc.client.guards.credentials import peer_certificate, text_of, token_of
+from authsvc.client.guards.credentials import peer_certificate, token_of
 from authsvc.client.guards.current import Serving, deadline_in
 from authsvc.client.guards.refusals import Refused, refusal_of
 from authsvc.client.identity import Identity
@@ -51,9 +51,13 @@ class SyncGuard(grpc.ServerInterceptor):
 
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
             credentials, identity = self._admit(route, context)
-            metadata = text_of(context.invocation_metadata())
             deadline = deadline_in(context.time_remaining())
-            serving = Serving(metadata, identity=identity, token=credentials[0], deadline=deadline)
+            serving = Serving(
+                dict(context.invocation_metadata()),
+                identity=identity,
+                token=credentials[0],
+                deadline=deadline,
+            )
             # Threads are used again, and take turns with a stream.
             own = contextvars.copy_context()
             own.run(serving.set)
@@ -74,7 +78,8 @@ class SyncGuard(grpc.ServerInterceptor):
         if route.public:
             return ("", None), None
         try:
-            token = token_of(context.invocation_metadata())
+            metadata = context.invocation_metadata()
+            token = token_of(metadata, dict(metadata))
             credentials = token, peer_certificate(context.auth_context())
             return credentials, self._identify(credentials, route)
         except Refused as error:

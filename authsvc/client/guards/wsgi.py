@@ -66,7 +66,7 @@ class WsgiGuard:
         environ["authsvc.identity"] = identity
         # Threads are used again, and a response may be produced while it is sent.
         own = contextvars.copy_context()
-        own.run(Serving(request.header, identity=identity, token=token).set)
+        own.run(Serving(dict(request.headers), identity=identity, token=token).set)
         response = own.run(self._app, environ, start_response)
         return response if isinstance(response, list | tuple) else _Within(own, response)
 

@@ -83,6 +83,12 @@ func main() {
 	must(err)
 	say("later_token", await(ctx, verifier, tokens, "accepted"))
 
+	ask("revoke_key", "")
+	say("key_revoked", await(ctx, verifier, tokens, "SESSION_REVOKED"))
+	tokens, err = logIn(ctx, auth, email, password, client)
+	must(err)
+	say("another_key", await(ctx, verifier, tokens, "accepted"))
+
 	ask("stop_service", "")
 	say("away", await(ctx, verifier, tokens, "undecided"))
 	err = authenticate(ctx, verifier, tokens.AccessToken)

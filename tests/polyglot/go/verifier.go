@@ -266,6 +266,7 @@ func (v *Verifier) learn(response *authsvc.WatchRevocationsResponse, known time.
 				max(before.second, ended.RevokeTime.Seconds), later(before.forget, forget)}
 		case *authsvc.Revocation_KeyId:
 			v.badKeys[subject.KeyId] = forget
+			v.keysTime = time.Time{} // another key has taken over
 		}
 	}
 	v.cursor = response.Cursor

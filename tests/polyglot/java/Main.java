@@ -123,6 +123,11 @@ final class Main {
         tokens = logIn(auth, EMAIL, PASSWORD, CLIENT);
         say("later_token", become(verifier, tokens, "accepted"));
 
+        ask("revoke_key", "");
+        say("key_revoked", become(verifier, tokens, "SESSION_REVOKED"));
+        tokens = logIn(auth, EMAIL, PASSWORD, CLIENT);
+        say("another_key", become(verifier, tokens, "accepted"));
+
         ask("stop_service", "");
         say("away", become(verifier, tokens, "undecided"));
         var token = tokens.getAccessToken();

@@ -132,7 +132,7 @@ final class Verifier implements AutoCloseable {
     private final String issuer;
     private final SessionServiceBlockingStub client;
     private volatile Map<String, Jwk<?>> keys = Map.of();
-    private long keysTime = System.nanoTime() - KEY_COOLDOWN;
+    private volatile long keysTime = System.nanoTime() - KEY_COOLDOWN;
     private final Map<String, Long> sessions = new ConcurrentHashMap<>(); // with when to forget it
     private final Map<String, Long> badKeys = new ConcurrentHashMap<>();
     private final Map<String, UserEvent> users = new ConcurrentHashMap<>();
@@ -247,7 +247,10 @@ final class Verifier implements AutoCloseable {
             long forget = ended.getExpireTime().getSeconds() + CLOCK_SKEW;
             switch (ended.getSubjectCase()) {
                 case SESSION_ID -> sessions.put(ended.getSessionId(), forget);
-                case KEY_ID -> badKeys.put(ended.getKeyId(), forget);
+                case KEY_ID -> {
+                    badKeys.put(ended.getKeyId(), forget);
+                    keysTime = System.nanoTime() - KEY_COOLDOWN; // another key has taken over
+                }
                 case USER_ID -> users.merge(
                         ended.getUserId(),
                         new UserEvent(second, forget),

@@ -112,6 +112,11 @@ async function main(): Promise<void> {
   tokens = await again();
   say("later_token", await become(verifier, tokens, "accepted"));
 
+  await ask("revoke_key", "");
+  say("key_revoked", await become(verifier, tokens, "SESSION_REVOKED"));
+  tokens = await again();
+  say("another_key", await become(verifier, tokens, "accepted"));
+
   await ask("stop_service", "");
   say("away", await become(verifier, tokens, "undecided"));
   say("asked", codeOf(await failure(authenticate(verifier, tokens.accessToken))));

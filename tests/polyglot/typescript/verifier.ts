@@ -163,7 +163,10 @@ export class Verifier {
     for (const { sessionId, userId, keyId, revokeTime, expireTime } of response.revocations) {
       const forget = expireTime!.getTime() + CLOCK_SKEW * 1000;
       if (sessionId) this.sessions.set(sessionId, forget);
-      if (keyId) this.badKeys.set(keyId, forget);
+      if (keyId) {
+        this.badKeys.set(keyId, forget);
+        this.keysTime = -Infinity; // another key has taken over
+      }
       if (userId) {
         const before = this.users.get(userId) ?? { second: 0, forget: 0 };
         const second = Math.floor(revokeTime!.getTime() / 1000);

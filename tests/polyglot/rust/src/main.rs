@@ -142,6 +142,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokens = log_in(&mut auth, EMAIL, PASSWORD, LIMIT).await?;
     say("later_token", &become_one(&verifier, &tokens, "accepted").await);
 
+    ask("revoke_key", "")?;
+    say("key_revoked", &become_one(&verifier, &tokens, "SESSION_REVOKED").await);
+    tokens = log_in(&mut auth, EMAIL, PASSWORD, LIMIT).await?;
+    say("another_key", &become_one(&verifier, &tokens, "accepted").await);
+
     ask("stop_service", "")?;
     say("away", &become_one(&verifier, &tokens, "undecided").await);
     let refused = authenticate(&verifier, &tokens.access_token).await.unwrap_err();

@@ -241,7 +241,10 @@ impl Verifier {
             let forget = ended.expire_time.unwrap_or_default().seconds + CLOCK_SKEW as i64;
             match ended.subject {
                 Some(Subject::SessionId(id)) => drop(state.sessions.insert(id, forget)),
-                Some(Subject::KeyId(id)) => drop(state.bad_keys.insert(id, forget)),
+                Some(Subject::KeyId(id)) => {
+                    state.bad_keys.insert(id, forget);
+                    state.keys_time = None; // another key has taken over
+                }
                 Some(Subject::UserId(id)) => {
                     let event = state.users.entry(id).or_insert(UserEvent { second, forget });
                     event.second = event.second.max(second);
