@@ -112,6 +112,10 @@ class KeySet:
             self._revoked[key_id] = max(expires, self._revoked.get(key_id, expires))
             self._keys = {name: key for name, key in self._keys.items() if name != key_id}
 
+    def lose(self) -> None:
+        """Count as not fetched, and not to be fetched, from now on."""
+        self._unusable_from = float("-inf")
+
     def sweep(self, now: float) -> None:
         """Forget the revocations that have expired by `now`, in seconds since 1970."""
         if any(expires <= now for expires in self._revoked.values()):
