@@ -6,6 +6,7 @@ the keys, and cryptography verifies.
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +53,8 @@ class KeySet:
         self._expires = self._unusable_from = float("-inf")
         # When the last fetch began, and the last one that succeeded.
         self._began = self._known_at = float("-inf")
+        # Keys are fetched in another thread than the one that hears of revocations.
+        self._writing = threading.Lock()
 
     def find(self, key_id: str) -> VerifyingKey | None:
         """Return the key with this id if it is trusted."""
@@ -91,12 +94,13 @@ class KeySet:
             ValueError: It is not a key set; the keys stay as they are.
         """
         keys = _read(jwks)
-        # The same key stays the same object: what it verified needs not be verified again.
-        self._keys = {
-            key_id: self._keys.get(key_id) or key
-            for key_id, key in keys.items()
-            if key_id not in self._revoked
-        }
+        with self._writing:
+            # The same key stays the same object: what it verified needs not be verified again.
+            self._keys = {
+                key_id: self._keys.get(key_id) or key
+                for key_id, key in keys.items()
+                if key_id not in self._revoked
+            }
         self._expires = now + min(max(seconds, _SHORTEST), _LONGEST)
         self._unusable_from = self._expires + _GRACE
         self._known_at = self._began
@@ -104,13 +108,19 @@ class KeySet:
 
     def revoke(self, key_id: str, expires: float) -> None:
         """Trust a key no longer; `expires` is when its last token would have expired."""
-        self._revoked[key_id] = max(expires, self._revoked.get(key_id, expires))
-        self._keys = {name: key for name, key in self._keys.items() if name != key_id}
+        with self._writing:
+            self._revoked[key_id] = max(expires, self._revoked.get(key_id, expires))
+            self._keys = {name: key for name, key in self._keys.items() if name != key_id}
+
+    def lose(self) -> None:
+        """Count as not fetched, and not to be fetched, from now on."""
+        self._unusable_from = float("-inf")
 
     def sweep(self, now: float) -> None:
         """Forget the revocations that have expired by `now`, in seconds since 1970."""
         if any(expires <= now for expires in self._revoked.values()):
-            self._revoked = {name: end for name, end in self._revoked.items() if end > now}
+            with self._writing:
+                self._revoked = {name: end for name, end in self._revoked.items() if end > now}
 
 
 def _read(jwks: str) -> dict[str, VerifyingKey]:

@@ -86,6 +86,7 @@ class Knowledge:
         """Know nothing from now on, as nothing arrives any more."""
         self.is_lost = True
         self.known_until.forget()
+        self.keys.lose()
 
     def _apply(self, revocation: Revocation) -> None:
         expires = float(revocation.expire_time.seconds)

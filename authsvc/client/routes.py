@@ -85,7 +85,7 @@ class Routes:
         self._default = default
         given = {**dict.fromkeys(health, Route(public=True)), **(routes or {})}
         patterns = [_Pattern.read(pattern, route) for pattern, route in given.items()]
-        self._patterns = sorted(patterns, key=lambda each: each.rank)
+        self._patterns = sorted(patterns, key=lambda each: (each.rank, each.route.public))
 
     def find(self, path: str, method: str = "") -> Route:
         """Return the rule of a request.
@@ -100,11 +100,16 @@ class Routes:
         if _AMBIGUOUS.search(path) or not path.startswith("/"):
             raise AmbiguousPath
         verb = "GET" if method == "HEAD" else method
-        for exact in (True, False):
-            for pattern in self._patterns:
-                if pattern.covers(path, verb, exact=exact):
-                    return pattern.route
-        return self._default
+        exact = self._first(path, verb, exact=True)
+        loose = self._first(path, verb, exact=False)
+        # What opens all below a path must not open other spellings of what is guarded there.
+        if exact is None or (loose is not None and loose.rank < exact.rank):
+            exact = loose
+        return self._default if exact is None else exact.route
+
+    def _first(self, path: str, method: str, *, exact: bool) -> "_Pattern | None":
+        covering = (each for each in self._patterns if each.covers(path, method, exact=exact))
+        return next(covering, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ class _Pattern:
                 re.DOTALL | re.IGNORECASE,
             ),
             # The most specific first.
-            rank=(is_prefix, -sum(literal), -len(segments), not found["method"]),
+            rank=(-sum(literal), is_prefix, -len(segments), not found["method"]),
             route=route,
         )
 

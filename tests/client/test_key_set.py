@@ -1,6 +1,7 @@
 """Published keys: which are trusted, and when they are fetched again."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -143,3 +144,23 @@ def test_unknown_ids_cost_one_fetch_in_two_seconds() -> None:
     assert keys.may_exist(102.1)
     assert keys.may_exist(103.9)
     assert keys.may_fetch(104.0)
+
+
+def test_key_revoked_while_others_are_installed_stays_out() -> None:
+    keys = key_set(PUBLIC["ES256"])
+    key_id = KEYS["ES256"].key_id
+    revoking = threading.Thread(target=keys.revoke, args=(key_id, 1000.0))
+
+    class Looked(dict[str, float]):
+        """The revoked keys: another thread adds one as soon as they have been looked at."""
+
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            revoking.start()
+            revoking.join(0.1)
+            return found
+
+    keys._revoked = Looked()
+    keys.install(jwks(PUBLIC["ES256"]), HOUR, 100.0)
+    revoking.join()
+    assert keys.find(key_id) is None

@@ -193,3 +193,11 @@ def test_remembered_headers_are_bounded(world: World) -> None:
 
 def _encoded(content: str | bytes) -> str:
     return base64url.encode(content.encode() if isinstance(content, str) else content)
+
+
+def test_child_of_a_fork_fetches_no_keys(world: World) -> None:
+    world.knowledge.lose()
+    with pytest.raises(NotDecidable) as caught:
+        world.verification.judge(token(STRANGER), "shop", (), "", None, 1e9)
+    assert not isinstance(caught.value, KeyUnknown)
+    assert world.asked_for_keys == 0

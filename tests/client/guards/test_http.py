@@ -166,6 +166,29 @@ async def test_no_spelling_of_a_path_avoids_its_rule(
     assert (await http_call(port, "GET", path, **bearing(token))).status == status
 
 
+@pytest.mark.parametrize("wide", ["/*", "/{area}/*", "/{area}/{page}", "/{area}"])
+@pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/users", "/ADMIN", "/Admin/users/"])
+def test_wider_pattern_does_not_open_what_a_more_literal_one_guards(wide: str, path: str) -> None:
+    guarded = Route(scopes=("admin",))
+    for opened in (Route(public=True), Route()):
+        assert Routes({wide: opened, "/admin/*": guarded}).find(path, "GET") is guarded
+
+
+@pytest.mark.parametrize("wide", ["/*", "/{page}"])
+@pytest.mark.parametrize("path", ["/admin", "/admin/", "/ADMIN"])
+def test_other_spelling_of_a_guarded_path_is_not_opened(wide: str, path: str) -> None:
+    guarded = Route(scopes=("admin",))
+    routes = Routes({wide: Route(public=True), "/admin": guarded})
+    assert routes.find(path, "GET") is guarded
+    assert routes.find("/other", "GET").public
+
+
+def test_path_that_is_spelled_out_wins_over_other_spellings() -> None:
+    routes = Routes({"/open": Route(), "/Open": Route(public=True)})
+    assert routes.find("/Open", "GET").public
+    assert not routes.find("/open", "GET").public
+
+
 async def test_ended_session_is_refused(start_guarded: StartGuarded, service: Service) -> None:
     port = await start_guarded(ROUTES)
     tokens = await service.new_session()
