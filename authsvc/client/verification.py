@@ -18,6 +18,8 @@ from authsvc.client.tokens import Claims, Header, Malformed
 
 # Headers whose signature was verified: those of one key are nearly always the same text.
 _MAX_HEADERS = 64
+# Not a user; what covers it is the end of a session.
+_NOBODY = b""
 _COUNTERS = dict.fromkeys(
     (
         "accepted",
@@ -163,10 +165,10 @@ class Verification:
             return "AUDIENCE_MISMATCH"
         if claims.thumbprint and not _is_bound_to(certificate, claims.thumbprint):
             return "CERTIFICATE_MISMATCH"
-        if claims.session and self.knowledge.revoked.covers(
-            claims.session, claims.user, claims.issued
-        ):
-            return "SESSION_REVOKED"
+        revoked = self.knowledge.revoked
+        if claims.session and revoked.covers(claims.session, claims.user, claims.issued):
+            has_ended = revoked.covers(claims.session, _NOBODY, claims.issued)
+            return "SESSION_REVOKED" if has_ended else "TOKEN_OUTDATED"
         if scopes and not claims.identity.scopes.issuperset(scopes):
             return "SCOPE_MISSING"
         return None

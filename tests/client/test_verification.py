@@ -108,7 +108,7 @@ def test_seen_token_is_still_held_to_audience_and_revocations(world: World) -> N
         revocation.revoke_time.FromSeconds(NOW)
         revocation.expire_time.FromSeconds(2 * NOW)
     world.receive(ended, lost)
-    assert (world.says(first), world.says(second)) == ("SESSION_REVOKED", "SESSION_REVOKED")
+    assert (world.says(first), world.says(second)) == ("SESSION_REVOKED", "TOKEN_OUTDATED")
     assert world.says(token(sub=user, iat=NOW + 1)) == ""
     assert world.verification.counts["examined"] == 3
 

@@ -341,7 +341,7 @@ async def test_lost_role_ends_older_tokens_and_no_newer_one(
         admin_pb.SetUserRolesRequest(user_id=tokens.user_id, roles=[])
     )
     newer = await service.refresh(tokens.refresh_token)
-    await twin.comes_to_say(tokens.access_token, "SESSION_REVOKED")
+    await twin.comes_to_say(tokens.access_token, "TOKEN_OUTDATED")
     assert twin.says(newer.access_token) == ""
     assert twin.verifier.verify(newer.access_token).scopes == frozenset()
     assert await calls_of(service) == 0
