@@ -151,6 +151,7 @@ def test_expired_entries_go_when_both_clocks_say_so(
 ) -> None:
     knowledge.receive(response(event(session_id=str(uuid4()), expires=NOW + 100)), 10.1)
     later = NOW + 1000
+    monkeypatch.setattr("authsvc.client.knowledge.time.time", lambda: float(NOW))
     fill(knowledge, [later])  # the machine's clock does not say so
     assert len(knowledge.revoked) == 1
     monkeypatch.setattr("authsvc.client.knowledge.time.time", lambda: float(later))

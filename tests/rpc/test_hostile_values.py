@@ -77,7 +77,10 @@ NOTING = {
     "/authsvc.v1.SessionService/IssueSessionKey",
 }
 # The first response is enough.
-ENDLESS = {"/authsvc.v1.AdminService/WatchAuditEvents"}
+ENDLESS = {
+    "/authsvc.v1.AdminService/WatchAuditEvents",
+    "/authsvc.v1.SessionService/WatchRevocations",
+}
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
 
@@ -194,6 +197,7 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "SessionService/BatchValidateSessions": lambda tokens: session_pb.BatchValidateSessionsRequest(
         checks=[_session(tokens)] * 2
     ),
+    "SessionService/WatchRevocations": lambda _: session_pb.WatchRevocationsRequest(),
     "SessionService/GetSession": lambda tokens: session_pb.GetSessionRequest(
         session_id=tokens.session_id
     ),

@@ -197,7 +197,7 @@ async def test_ended_session_is_refused(start_guarded: StartGuarded, service: Se
 async def test_stream_ends_when_its_token_is_refused(
     start_guarded: StartGuarded, service: Service, orders: AioOrders | SyncOrders
 ) -> None:
-    clients = await start_guarded(Routes({COUNT: Route(recheck=0.05)}))
+    clients = await start_guarded(Routes({COUNT: Route(recheck=0.001)}))
     tokens = await service.new_session()
     metadata = bearing(tokens.access_token)
     stream = clients.raw("app", COUNT, "unary_stream")(b"", metadata=metadata)

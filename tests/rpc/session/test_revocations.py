@@ -183,10 +183,11 @@ async def test_stream_survives_the_age_of_its_connection(
 ) -> None:
     """gRPC ends it; what was revoked meanwhile is sent to the next one."""
     changes = {"max_connection_age": timedelta(seconds=1), "drain_timeout": timedelta(0)}
+    lasting = await start_service(live_settings)
+    tokens = await lasting.new_session()
     service = await start_service(
         live_settings.model_copy(update={"grpc": live_settings.grpc.model_copy(update=changes)})
     )
-    tokens = await service.new_session()
     async with watching(service) as stream:
         await stream.complete()
         error = await stream.end()
@@ -194,7 +195,7 @@ async def test_stream_survives_the_age_of_its_connection(
     clients = Clients(service.app.grpc_port, authority)
     again = Service(service.app, clients, service.settings)
     try:
-        await _revoke(again, tokens.session_id)
+        await _revoke(lasting, tokens.session_id)
         async with watching(again, stream.cursor) as resumed:
             await resumed.revoked(tokens.session_id)
     finally:
