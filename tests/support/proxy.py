@@ -19,6 +19,7 @@ class Proxy:
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clients: set[asyncio.StreamWriter] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.dsn = ""
 
     def redirect(self, dsn: str) -> None:
@@ -67,14 +68,21 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        # Transports close in the next turn of the loop, which may be the last one.
+        await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         self._clients.add(writer)
-        server_reader, server_writer = await self._connect()
+        self._writers.add(writer)
+        server_writer: asyncio.StreamWriter | None = None
         try:
+            server_reader, server_writer = await self._connect()
+            self._writers.add(server_writer)
             async with asyncio.TaskGroup() as group:
                 for source, sink in ((reader, server_writer), (server_reader, writer)):
                     group.create_task(self._relay(source, sink, self._flows))
@@ -82,7 +90,8 @@ class Proxy:
             pass
         finally:
             writer.close()
-            server_writer.close()
+            if server_writer is not None:
+                server_writer.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         query = parse_qs(self._address.query)
