@@ -190,7 +190,7 @@ def _subject_public_key_info(encoded: bytes) -> bytes:
 def _cause(error: pkcs11.PKCS11Error) -> str:
     if isinstance(error, NoSuchKey):
         return "it has no such key"
-    return str(error) or type(error).__name__
+    return ": ".join(filter(None, (type(error).__name__, str(error))))
 
 
 def _unavailable(cause: str) -> StoreUnavailable:

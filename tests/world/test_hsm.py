@@ -1,6 +1,7 @@
 """Signing keys in an HSM: SoftHSM, reached through its PKCS#11 module."""
 
 import json
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ from typing import Any
 import jwt
 import pytest
 from pkcs11 import Attribute
+from pydantic import SecretStr, ValidationError
 
-from authsvc.config import Settings
+from authsvc.config import Settings, TokenSettings
+from authsvc.errors import StoreUnavailable
+from authsvc.outbound.hsm import Hsm
 from authsvc.v1 import admin_service_pb2 as pb
 from authsvc.v1.auth_service_pb2 import GetJwksRequest
 from tests.support.clock import FakeClock
@@ -159,3 +163,49 @@ async def test_expired_keys_are_destroyed_and_kept_while_that_fails(
     await keys.maintain(CALL)
     assert old not in await _states(service)
     assert len(hsm.private_keys()) == len(await _states(service)) == 2
+
+
+async def test_refused_pin_is_tried_once(live_settings: Settings, hsm: SoftHsm) -> None:
+    settings = hsm.settings(live_settings).tokens.pkcs11
+    assert settings is not None
+    signer = Hsm(settings.model_copy(update={"pin": SecretStr("another")}))
+    with pytest.raises(StoreUnavailable, match="PinIncorrect"):
+        await signer.generate("ES256")
+    with pytest.raises(StoreUnavailable, match="tried again after a restart"):
+        await signer.generate("ES256")
+    signer.close()
+    assert hsm.private_keys() == []
+
+
+async def test_calls_do_not_wait_behind_one_that_hangs(
+    live_settings: Settings, hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = hsm.settings(live_settings).tokens.pkcs11
+    assert settings is not None
+    signer = Hsm(settings.model_copy(update={"timeout": timedelta(milliseconds=100)}))
+    goes_on, attempt = threading.Event(), signer._attempt
+    monkeypatch.setattr(signer, "_attempt", lambda _: goes_on.wait())
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await signer.generate("ES256")
+    monkeypatch.setattr(signer, "_attempt", attempt)
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await signer.generate("ES256")
+    goes_on.set()
+    assert signer._late is not None
+    await signer._late
+    signer._timeout = 60
+    assert (await signer.generate("ES256")).external is not None
+    signer.close()
+
+
+@pytest.mark.parametrize("algorithm", ["EdDSA", "HS256"])
+def test_other_algorithms_are_refused(
+    live_settings: Settings, hsm: SoftHsm, algorithm: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"ES256 or RS256, not with {algorithm}"):
+        hsm.settings(live_settings, algorithm=algorithm)
+
+
+def test_signer_needs_its_section() -> None:
+    with pytest.raises(ValidationError, match=r"needs the section tokens\.pkcs11"):
+        TokenSettings(signer="pkcs11")
