@@ -125,6 +125,7 @@ async def open_parts(
                 yield parts
             finally:
                 await build.doorbell.close()
+                build.signer.close()
     finally:
         hasher.close()
         await database.close()

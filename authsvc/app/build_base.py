@@ -4,7 +4,7 @@ from functools import cached_property
 
 import aiohttp
 
-from authsvc.config import Settings
+from authsvc.config import ConfigError, HsmSettings, Settings
 from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
@@ -41,6 +41,7 @@ from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.sessions.token_issuing import SessionCookies, TokenIssuer
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signer import ExternalSigner, Signer
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
@@ -53,6 +54,21 @@ from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
 from authsvc.store.log_reading import Position
 from authsvc.store.postgres.database import Database
+
+
+def open_hsm(settings: HsmSettings) -> ExternalSigner:
+    """Return the HSM of the settings, which is reached when it is first needed.
+
+    Raises:
+        ConfigError: The package for it is not installed.
+    """
+    try:
+        from authsvc.outbound.hsm import Hsm  # noqa: PLC0415 - an extra, which few install
+    except ModuleNotFoundError:
+        raise ConfigError(
+            ["tokens.pkcs11: the package for HSMs is missing: install authsvc[server,pkcs11]"]
+        ) from None
+    return Hsm(settings)
 
 
 class BaseBuild:
@@ -169,8 +185,16 @@ class BaseBuild:
             keyring=self.keyring,
             settings=self.settings.tokens,
             clock=self.clock,
+            signer=self.signer,
             is_fresh=self.revocation_reader.is_fresh,
         )
+
+    @cached_property
+    def signer(self) -> Signer:
+        hsm = self.settings.tokens.pkcs11
+        if hsm is None:
+            return Signer()
+        return Signer(open_hsm(hsm), makes_external=self.settings.tokens.signer == "pkcs11")
 
     @cached_property
     def permissions(self) -> Permissions:

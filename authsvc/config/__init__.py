@@ -13,6 +13,7 @@ from authsvc.config.emails import EmailSettings
 from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
+from authsvc.config.hsm import HsmSettings
 from authsvc.config.imports import ImportSettings
 from authsvc.config.limits import (
     BruteForceSettings,
@@ -51,6 +52,7 @@ __all__ = [
     "EmailSettings",
     "EncryptionSettings",
     "GrpcSettings",
+    "HsmSettings",
     "HttpSettings",
     "ImportSettings",
     "KeySettings",

@@ -33,6 +33,8 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "ca_file": "/etc/ssl/certs/ca-certificates.crt",
         "identity": "spiffe://cluster.local/ns/shop/sa/frontend",
         "roles": ["app"],
+        "pkcs11.module": "/usr/lib/softhsm/libsofthsm2.so",
+        "pkcs11.token": "authsvc",
         "requests": 100,
         "window": "1m",
         "delivery.folder": "/var/lib/authsvc/messages",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from authsvc.config.hsm import HsmSettings
 from authsvc.config.types import Audience, Between, Duration, Issuer, Section
 
 
@@ -19,6 +20,15 @@ class TokenSettings(Section):
     )
     algorithm: Literal["ES256", "EdDSA", "RS256", "HS256"] = Field(
         "ES256", description="What new keys sign with; changing it rotates the key."
+    )
+    signer: Literal["local", "pkcs11"] = Field(
+        "local",
+        description="Where new keys are made and sign: in the service, or with `pkcs11` in the HSM"
+        " of `tokens.pkcs11`; changing it rotates the key.",
+    )
+    pkcs11: HsmSettings | None = Field(
+        None,
+        description="The HSM for `tokens.signer`; keep it until no key in it is needed any more.",
     )
     access_lifetime: Annotated[Duration, Between("1s")] = Field(
         timedelta(hours=1), description="How long an access token is valid."
@@ -70,6 +80,17 @@ class TokenSettings(Section):
                 "key_publish_lead must be at most key_rotation_interval: a key can't be replaced"
                 " before the next one has been published for long enough"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _hsm_can_sign(self) -> "TokenSettings":
+        if self.signer == "pkcs11":
+            if self.pkcs11 is None:
+                raise ValueError('signer = "pkcs11" needs the section tokens.pkcs11')
+            if self.algorithm not in ("ES256", "RS256"):
+                raise ValueError(
+                    f'signer = "pkcs11" signs with ES256 or RS256, not with {self.algorithm}'
+                )
         return self
 
     @property

@@ -4,6 +4,7 @@ If replicas try the same transition at once, one succeeds and the others learn t
 row locks and the two partial unique indexes (one key is active, one is prepared) ensure that.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -120,22 +121,24 @@ async def revoke(
 
 _DELETE_PREPARED = """
 DELETE FROM signing_keys WHERE key_id = $1 AND state = 'prepared'
+RETURNING key_id
 """
 
 
-async def delete_prepared(conn: Connection, key_id: str) -> None:
-    """Remove a key that has never signed, if it is still only prepared."""
-    await conn.execute(_DELETE_PREPARED, key_id)
+async def delete_prepared(conn: Connection, key_id: str) -> bool:
+    """Remove a key that has never signed; return False if it is no longer only prepared."""
+    return await conn.fetchval(_DELETE_PREPARED, key_id) is not None
 
 
 _DELETE_EXPIRED = """
-DELETE FROM signing_keys WHERE state IN ('retired', 'revoked') AND expire_time <= $1
+DELETE FROM signing_keys
+WHERE state IN ('retired', 'revoked') AND expire_time <= $1 AND key_id <> ALL($2::text[])
 """
 
 
-async def delete_expired(conn: Connection, now: datetime) -> None:
-    """Remove the keys whose last token has expired."""
-    await conn.execute(_DELETE_EXPIRED, now)
+async def delete_expired(conn: Connection, now: datetime, kept: Sequence[str]) -> None:
+    """Remove the keys whose last token has expired, but for those with the ids `kept`."""
+    await conn.execute(_DELETE_EXPIRED, now, kept)
 
 
 def _row(record: asyncpg.Record) -> SigningKeyRow:

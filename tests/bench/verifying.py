@@ -25,8 +25,9 @@ from authsvc.client import base64url
 from authsvc.client.freshness import elapsed
 from authsvc.client.knowledge import Knowledge
 from authsvc.client.verification import Expectations, Verification
-from authsvc.core.signing import jwk, jws
+from authsvc.core.signing import jwk
 from authsvc.v1.session_service_pb2 import Revocation, WatchRevocationsResponse
+from tests.support.tokens import signed
 
 _REVOKED = 1_000_000
 _PAGE = 1_000
@@ -128,7 +129,7 @@ def _token(key: jwk.SigningKey, now: int) -> str:
         "amr": ["pwd", "otp"],
         "auth_time": now,
     }
-    return jws.sign(key, "at+jwt", payload)
+    return signed(key, "at+jwt", payload)
 
 
 def _fill(knowledge: Knowledge, now: int, revoked: int) -> None:

@@ -10,9 +10,10 @@ from authsvc.client.freshness import elapsed
 from authsvc.client.knowledge import Knowledge
 from authsvc.client.verification import Expectations, KeyUnknown, Verification
 from authsvc.core.lib import base64url
-from authsvc.core.signing import jwk, jws
+from authsvc.core.signing import jwk
 from authsvc.core.signing.jwk import SigningKey
 from authsvc.v1.session_service_pb2 import Revocation, WatchRevocationsResponse
+from tests.support.tokens import signed
 
 NOW = 1_800_000_000
 KEY, STRANGER = jwk.generate("ES256"), jwk.generate("ES256")
@@ -79,7 +80,7 @@ def token(key: SigningKey = KEY, **changes: object) -> str:
         "amr": ["pwd"],
         "auth_time": NOW,
     }
-    return jws.sign(key, "at+jwt", claims | changes)
+    return signed(key, "at+jwt", claims | changes)
 
 
 def test_seen_token_still_expires_to_the_moment(world: World) -> None:

@@ -46,6 +46,7 @@ def test_example_is_accepted_when_nothing_is_commented_out(tmp_path: Path) -> No
     missing = [
         "database.url: missing, and it has no default",
         "secrets: missing, and it has no default",
+        "tokens.pkcs11.pin: missing, and it has no default",
         "delivery.webhook.secrets: missing, and it has no default",
         "oauth.providers.example.client_secret: missing, and it has no default",
         "audit.forward.webhook.secrets: missing, and it has no default",
@@ -55,6 +56,7 @@ def test_example_is_accepted_when_nothing_is_commented_out(tmp_path: Path) -> No
     assert caught.value.problems == missing
     whole["database"]["url"] = "postgresql://a@b/c"
     whole["secrets"] = dict.fromkeys(("keyring", "peppers"), json.loads(_KEY))
+    whole["tokens"]["pkcs11"]["pin"] = "1234"
     whole["delivery"]["webhook"]["secrets"] = ["whsec_" + "A" * 32]
     whole["audit"]["forward"]["webhook"]["secrets"] = ["whsec_" + "A" * 32]
     whole["oauth"]["providers"]["example"]["client_secret"] = "secret"

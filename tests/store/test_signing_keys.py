@@ -180,9 +180,11 @@ async def test_key_is_removed_once_its_last_token_has_expired(
             await store.revoke(conn, key_id, now, now + hours * HOUR)
         await store.insert(conn, row(clock, "a", KeyState.ACTIVE))
         await store.insert(conn, row(clock, "p", KeyState.PREPARED))
-        await store.delete_expired(conn, now + HOUR - timedelta(microseconds=1))
+        await store.delete_expired(conn, now + HOUR - timedelta(microseconds=1), [])
         assert len(await store.list_all(conn)) == 6
-        await store.delete_expired(conn, now + HOUR)
+        await store.delete_expired(conn, now + HOUR, ["x1"])
+        assert len(await store.list_all(conn)) == 5
+        await store.delete_expired(conn, now + HOUR, [])
     assert set(await states(database)) == {"r2", "x2", "a", "p"}
 
 

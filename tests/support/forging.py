@@ -26,7 +26,7 @@ from authsvc.v1.session_service_pb2 import WatchRevocationsResponse
 from tests.support.clock import FakeClock
 from tests.support.databases import settings_for
 from tests.support.postgres import PostgresServer
-from tests.support.tokens import PERMISSIONS, load_keys, make_session, token_settings
+from tests.support.tokens import load_keys, make_session, tokens_of
 
 CLAIMS = (
     "iss",
@@ -122,21 +122,16 @@ def open_world(server: PostgresServer, algorithm: str) -> World:
     """Yield a started replica; its database is dropped afterwards."""
     name = server.create()
 
-    async def load() -> SigningKeys:
+    async def load() -> tuple[SigningKeys, AccessTokens, str]:
         database = await Database.open(settings_for(server.dsn(name)))
         keys = await load_keys(database, CLOCK, algorithm=algorithm)
         await database.close()
-        return keys
+        tokens = tokens_of(keys, CLOCK, algorithm=algorithm)
+        token, _ = await tokens.issue(make_session(CLOCK), CLOCK.now())
+        return keys, tokens, token
 
-    keys = asyncio.run(load())
+    keys, tokens, token = asyncio.run(load())
     server.drop(name)
-    tokens = AccessTokens(
-        keys=keys,
-        settings=token_settings(algorithm=algorithm),
-        permissions=PERMISSIONS,
-        clock=CLOCK,
-    )
-    token, _ = tokens.issue(make_session(CLOCK), CLOCK.now())
     header, payload, _ = (base64.urlsafe_b64decode(part + "==") for part in token.split("."))
     return World(keys, tokens, _client(keys), token, json.loads(header), json.loads(payload))
 

@@ -89,13 +89,16 @@ class Issuing:
         user_id = await self.world.add_user(roles or ("user",))
         return await self.world.open(self.replica, user_id)
 
-    def bound(self, tokens: Tokens, caller: Caller) -> str:
+    async def bound(self, tokens: Tokens, caller: Caller) -> str:
         """Return the user's access token, signed again with a binding to a certificate."""
         payload = payload_of(tokens.access_token) | {
             "cnf": token_claims.confirmation(caller.thumbprint)
         }
         members = {name: payload[name] for name in payload if name not in {"aud", "exp"}}
-        return self.access_tokens.sign(members, ("authsvc",), tokens.access_token_expire_time).text
+        signed = await self.access_tokens.sign(
+            members, ("authsvc",), tokens.access_token_expire_time
+        )
+        return signed.text
 
 
 def payload_of(token: str) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,10 +10,13 @@ from pydantic import SecretStr
 
 from authsvc.config import KeySettings, TokenSettings
 from authsvc.core.audit.recording import AuditType
+from authsvc.core.lib import base64url
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.roles.permissions import Permissions
+from authsvc.core.signing import jws
 from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.jwk import SigningKey
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -71,6 +75,12 @@ def make_session(clock: Clock, *, roles: tuple[str, ...] = ("user",), days: floa
         user_status=UserStatus.ACTIVE,
         user_roles=roles,
     )
+
+
+def signed(key: SigningKey, typ: str, payload: Mapping[str, object]) -> str:
+    """Return `payload` signed by a key whose secret is in this process."""
+    signing_input = jws.input_of(key, typ, payload)
+    return f"{signing_input}.{base64url.encode(key.sign(signing_input.encode()))}"
 
 
 async def in_state(keys: SigningKeys, state: KeyState) -> list[str]:

@@ -1,7 +1,7 @@
 """Owns the division of long computations into slices, so that no call keeps the event loop."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from time import perf_counter
 from typing import TypeVar
@@ -48,6 +48,17 @@ class Slices:
                 if clock() >= end:
                     break
             await self._wait()
+
+    async def map_async(
+        self, function: Callable[[Item], Awaitable[Result]], items: Iterable[Item]
+    ) -> list[Result]:
+        """Return what awaiting the function's result gives for each item, in order."""
+        results: list[Result] = []
+        for item in items:
+            if self._waiting or self._clock() >= self._begin():
+                await self._wait()
+            results.append(await function(item))
+        return results
 
     async def run(
         self, function: Callable[[Sequence[Item]], object], items: Sequence[Item]

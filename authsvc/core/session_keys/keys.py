@@ -95,7 +95,7 @@ class SessionKeys:
         except ServiceError:
             await receipt.refund()
             raise
-        return self._attest(key)
+        return await self._attest(key)
 
     async def list(self, user_id: UserId, page_size: int, page_token: str) -> SessionKeyPage:
         """Return a page of the keys of a user's active sessions, newest first, from the database.
@@ -112,7 +112,8 @@ class SessionKeys:
         page, next_page_token = paging.cut(
             found, size, lambda last: paging.page_token(user_id, last.key_id)
         )
-        return SessionKeyPage(await self._slices.map(self._attest, page), next_page_token)
+        attested = await self._slices.map_async(self._attest, page)
+        return SessionKeyPage(attested, next_page_token)
 
     async def _store(
         self,
@@ -156,5 +157,5 @@ class SessionKeys:
             await record_event(connection, now, event)
         return key
 
-    def _attest(self, key: SessionKey) -> AttestedKey:
-        return AttestedKey(key, self._statements.sign(key))
+    async def _attest(self, key: SessionKey) -> AttestedKey:
+        return AttestedKey(key, await self._statements.sign(key))

@@ -7,8 +7,6 @@ any of these takes it for an access token, or an access token for it.
 import json
 
 from authsvc.config import TokenSettings
-from authsvc.core.signing import jws
-from authsvc.core.signing.jwk import SigningKey
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import not_configured
 from authsvc.models.clock import Clock
@@ -25,27 +23,26 @@ class Statements:
         self._issuer = settings.issuer
         self._clock = clock
 
-    def require_public_key(self) -> SigningKey:
-        """Return the key that signs.
+    def require_public_key(self) -> None:
+        """Check that others can verify what the active key signs.
 
         Raises:
             FailedPrecondition: NOT_CONFIGURED: it is symmetric, so nobody else could verify.
             StoreUnavailable: No key is active, because it was revoked a moment ago.
         """
-        key = self._keys.active
-        if key.public_jwk is None:
+        if self._keys.active.public_jwk is None:
             raise not_configured(
                 "tokens.algorithm", "Statements can't be verified with a symmetric signing key."
             )
-        return key
 
-    def sign(self, key: SessionKey) -> str:
+    async def sign(self, key: SessionKey) -> str:
         """Return the statement about a key: issued now, and expiring with the key.
 
         Raises:
-            FailedPrecondition, StoreUnavailable: As `require_public_key`.
+            FailedPrecondition, StoreUnavailable: As `require_public_key`, and if the
+                HSM did not answer.
         """
-        signing_key = self.require_public_key()
+        self.require_public_key()
         issued = int(self._clock.now().timestamp())
         payload = {
             "iss": self._issuer,
@@ -59,7 +56,7 @@ class Statements:
             "purpose": key.purpose,
             **_confirmation(key),
         }
-        return jws.sign(signing_key, _TYPE, payload)
+        return await self._keys.sign(_TYPE, payload)
 
 
 def _confirmation(key: SessionKey) -> dict[str, object]:

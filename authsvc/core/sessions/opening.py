@@ -105,7 +105,7 @@ class SessionOpening:
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user, client, methods, csrf_token)
         await self._store(connection, call, session, digest(session_token), event_type, detail)
-        return self._issuer.issue(
+        return await self._issuer.issue(
             session,
             session.create_time,
             session_token=session_token,

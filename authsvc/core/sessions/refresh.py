@@ -93,7 +93,7 @@ class SessionRefresh:
             stored = await self._repeat(call, session_id, counter, client, now)
         # Also if it is repeated: the user was locked when the current token was first issued, but
         # may be losing a role at this moment.
-        return self._issuer.issue(stored.session, stored.refresh_time)
+        return await self._issuer.issue(stored.session, stored.refresh_time)
 
     async def _may_advance(self, session_id: SessionId, client: ClientContext) -> bool:
         if not self._binding.is_on:

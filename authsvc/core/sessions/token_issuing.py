@@ -58,7 +58,7 @@ class TokenIssuer:
         self._refresh_codec = refresh_codec
         self._cookies = cookies
 
-    def issue(
+    async def issue(
         self,
         session: Session,
         time: datetime,
@@ -71,8 +71,11 @@ class TokenIssuer:
 
         `time` is the time of issue, as in `AccessTokens.issue`. `revoked` names what ended for it.
         An impersonated session gets no refresh token, so that it can't be extended.
+
+        Raises:
+            StoreUnavailable: As `AccessTokens.issue`.
         """
-        access_token, access_token_expire_time = self._access_tokens.issue(session, time)
+        access_token, access_token_expire_time = await self._access_tokens.issue(session, time)
         refresh_token = set_cookie = ""
         if session.impersonator is None:
             refresh_token = self._refresh_codec.encode(session.session_id, session.refresh_counter)

@@ -84,21 +84,22 @@ class AccessTokens:
         self._clock = clock
         self._verified = _VerifiedTokens(cache_size)
 
-    def issue(self, session: Session, time: datetime) -> tuple[str, datetime]:
+    async def issue(self, session: Session, time: datetime) -> tuple[str, datetime]:
         """Return a token for the session's user, and its expiry, no later than the session's end.
 
         `time` is when it counts as issued: before the user was read, or while the user's row was
         locked (see `user_tokens`).
 
         Raises:
-            StoreUnavailable: No key is active, because it was revoked a moment ago.
+            StoreUnavailable: No key is active, because it was revoked a moment ago; or its HSM did
+                not answer.
         """
         permissions = self._permissions.of(session.user_roles)
         lifetime = capped(
             self._permissions.lifetimes(session.user_roles).access_token, self._lifetime
         )
         impersonator = session.impersonator
-        token = self.sign(
+        token = await self.sign(
             {
                 "sub": str(session.user_id),
                 "sid": str(session.session_id),
@@ -119,7 +120,7 @@ class AccessTokens:
         """Return a lifetime less a random part of it, so that tokens are not refreshed in waves."""
         return lifetime * (1 - self._jitter * self._draw())
 
-    def sign(
+    async def sign(
         self,
         members: Mapping[str, object],
         audiences: Sequence[str],
@@ -131,7 +132,8 @@ class AccessTokens:
         `issue_second` is its `iat`, if that is not the present time: for every token of a user.
 
         Raises:
-            StoreUnavailable: No key is active, because it was revoked a moment ago.
+            StoreUnavailable: No key is active, because it was revoked a moment ago; or its HSM did
+                not answer.
             TokenTooLong: It would exceed the accepted length.
         """
         now = int(self._clock.now().timestamp())
@@ -146,7 +148,7 @@ class AccessTokens:
             "jti": token_id,
             **members,
         }
-        text = jws.sign(self._keys.active, _TYPE, payload)
+        text = await self._keys.sign(_TYPE, payload)
         if len(text) > jws.MAX_TOKEN_BYTES:
             raise TokenTooLong("the claims do not fit in one token")
         return SignedToken(text, token_id, expire_time)

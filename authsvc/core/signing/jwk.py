@@ -34,11 +34,13 @@ ALGORITHMS = ("ES256", "EdDSA", "RS256", "HS256")
 _IMPLEMENTATIONS: dict[str, Algorithm] = {
     name: jwt.PyJWS().get_algorithm_by_name(name) for name in ALGORITHMS
 }
-_KINDS: dict[str, type[_PrivateKey]] = {
-    "ES256": ec.EllipticCurvePrivateKey,
-    "EdDSA": ed25519.Ed25519PrivateKey,
-    "RS256": rsa.RSAPrivateKey,
+_KINDS: dict[str, type[ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey]] = {
+    "ES256": ec.EllipticCurvePublicKey,
+    "EdDSA": ed25519.Ed25519PublicKey,
+    "RS256": rsa.RSAPublicKey,
 }
+# Begins what is sealed in place of an external key; PKCS #8 begins with another byte.
+_EXTERNAL = b"external:"
 _GENERATORS: dict[str, Callable[[], _PrivateKey]] = {
     "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "EdDSA": ed25519.Ed25519PrivateKey.generate,
@@ -59,9 +61,17 @@ class VerifyingKey:
         return _IMPLEMENTATIONS[self.algorithm].verify(message, self._key, signature)
 
 
+@dataclass(frozen=True, slots=True)
+class ExternalSecret:
+    """Where the secret of a key is that this process can't read: its id in the HSM."""
+
+    id: bytes
+    public_der: bytes
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SigningKey:
-    """Makes signatures; `public_jwk` is None for a symmetric key, which must stay secret."""
+    """A key that signs; `public_jwk` is None for a symmetric key, which must stay secret."""
 
     key_id: str
     algorithm: str
@@ -69,12 +79,26 @@ class SigningKey:
     public_jwk: dict[str, str] | None
     _secret: Any = field(repr=False)
 
+    @property
+    def external(self) -> ExternalSecret | None:
+        """Where the secret is, if it is not in this process."""
+        return self._secret if isinstance(self._secret, ExternalSecret) else None
+
     def sign(self, message: bytes) -> bytes:
-        """Return the signature over `message` (RFC 7518 section 3, RFC 8037 section 3.1)."""
+        """Return the signature over `message` (RFC 7518 section 3, RFC 8037 section 3.1).
+
+        Only for a key whose secret is in this process: a `Signer` signs with any.
+        """
         return _IMPLEMENTATIONS[self.algorithm].sign(message, self._secret)
 
     def secret_bytes(self) -> bytes:
-        """Return the secret for sealing: PKCS #8 in DER, or the raw bytes of a symmetric key."""
+        """Return the secret for sealing: PKCS #8 in DER, or the raw bytes of a symmetric key.
+
+        For an external key it is where the secret is, and the public key.
+        """
+        if self.external is not None:
+            id_ = base64url.encode(self.external.id).encode()
+            return _EXTERNAL + id_ + b":" + self.external.public_der
         if isinstance(self._secret, bytes):
             return self._secret
         encoding, form = serialization.Encoding.DER, serialization.PrivateFormat.PKCS8
@@ -96,7 +120,18 @@ def _generate(algorithm: str) -> SigningKey:
         return _symmetric(
             secrets.token_bytes(_HMAC_BYTES), base64url.encode(secrets.token_bytes(32))
         )
-    return _asymmetric(algorithm, _GENERATORS[algorithm]())
+    private_key = _GENERATORS[algorithm]()
+    return _asymmetric(algorithm, private_key.public_key(), private_key)
+
+
+def external(algorithm: str, id_: bytes, public_der: bytes) -> SigningKey:
+    """Return the key with this id in an HSM, and this public key (SubjectPublicKeyInfo in DER).
+
+    Raises:
+        ValueError: The public key is not one for the algorithm.
+    """
+    public_key = serialization.load_der_public_key(public_der)
+    return _asymmetric(algorithm, public_key, ExternalSecret(id_, public_der))
 
 
 def restore(key_id: str, algorithm: str, secret: bytes) -> SigningKey:
@@ -107,8 +142,12 @@ def restore(key_id: str, algorithm: str, secret: bytes) -> SigningKey:
     """
     if algorithm == "HS256":
         return _symmetric(secret, key_id)
-    private_key = serialization.load_der_private_key(secret, password=None)
-    key = _asymmetric(algorithm, private_key)
+    if secret.startswith(_EXTERNAL):
+        id_, _, public_der = secret.removeprefix(_EXTERNAL).partition(b":")
+        key = external(algorithm, base64url.decode(id_.decode()), public_der)
+    else:
+        private_key = serialization.load_der_private_key(secret, password=None)
+        key = _asymmetric(algorithm, private_key.public_key(), private_key)
     if key.key_id != key_id:
         raise ValueError("the secret belongs to another key id")
     return key
@@ -120,23 +159,23 @@ def _symmetric(secret: bytes, key_id: str) -> SigningKey:
     return SigningKey(key_id, "HS256", VerifyingKey(key_id, "HS256", secret), None, secret)
 
 
-def _asymmetric(algorithm: str, private_key: Any) -> SigningKey:
-    members = _public_members(algorithm, private_key)
+def _asymmetric(algorithm: str, public_key: Any, secret: Any) -> SigningKey:
+    members = _public_members(algorithm, public_key)
     key_id = _thumbprint(members)
     return SigningKey(
         key_id=key_id,
         algorithm=algorithm,
-        verifying_key=VerifyingKey(key_id, algorithm, private_key.public_key()),
+        verifying_key=VerifyingKey(key_id, algorithm, public_key),
         public_jwk={**members, "kid": key_id, "use": "sig", "alg": algorithm},
-        _secret=private_key,
+        _secret=secret,
     )
 
 
-def _public_members(algorithm: str, private_key: Any) -> dict[str, str]:
-    fits = isinstance(private_key, _KINDS.get(algorithm, ()))
+def _public_members(algorithm: str, public_key: Any) -> dict[str, str]:
+    fits = isinstance(public_key, _KINDS.get(algorithm, ()))
     if not fits:
         raise ValueError(f"not a key for {algorithm}")
-    members = _IMPLEMENTATIONS[algorithm].to_jwk(private_key.public_key(), as_dict=True)
+    members = _IMPLEMENTATIONS[algorithm].to_jwk(public_key, as_dict=True)
     return {name: members[name] for name in _THUMBPRINT_MEMBERS[members["kty"]]}
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from authsvc.core.lib import base64url
 from authsvc.core.signing.jwk import ALGORITHMS, SigningKey
+from authsvc.core.signing.signer import Signer
 
 MAX_TOKEN_BYTES = 8192
 
@@ -34,11 +35,21 @@ class CompactJws:
     signature: bytes
 
 
-def sign(key: SigningKey, typ: str, payload: Mapping[str, object]) -> str:
-    """Return `payload` signed by `key` in compact serialization, with `typ` in the header."""
+async def sign(signer: Signer, key: SigningKey, typ: str, payload: Mapping[str, object]) -> str:
+    """Return `payload` signed by `key` in compact serialization, with `typ` in the header.
+
+    Raises:
+        StoreUnavailable: The key is in an HSM that did not answer.
+    """
+    signing_input = input_of(key, typ, payload)
+    signature = await signer.sign(key, signing_input.encode())
+    return f"{signing_input}.{base64url.encode(signature)}"
+
+
+def input_of(key: SigningKey, typ: str, payload: Mapping[str, object]) -> str:
+    """Return what the key has to sign: header and payload."""
     header = {"typ": typ, "alg": key.algorithm, "kid": key.key_id}
-    signing_input = f"{_segment(header)}.{_segment(payload)}"
-    return f"{signing_input}.{base64url.encode(key.sign(signing_input.encode()))}"
+    return f"{_segment(header)}.{_segment(payload)}"
 
 
 def parse(token: str, typ: str) -> CompactJws:

@@ -66,7 +66,7 @@ def open_keys(
         if not _is_trusted(info, now):
             continue
         try:
-            usable[info.key_id] = previous.usable.get(info.key_id) or _open(row, keyring)
+            usable[info.key_id] = previous.usable.get(info.key_id) or open_key(row, keyring)
         except (SealError, ValueError) as error:
             unreadable.add(info.key_id)
             if info.key_id not in previous.unreadable:
@@ -85,10 +85,13 @@ def _is_trusted(info: SigningKeyInfo, now: datetime) -> bool:
     return info.expire_time is None or now < info.expire_time
 
 
-def _open(row: SigningKeyRow, keyring: Keyring) -> SigningKey:
+def open_key(row: SigningKeyRow, keyring: Keyring) -> SigningKey:
     """Return the key; its public half is derived from the sealed secret, not read from the table.
 
     So nobody who can write to the table can make the service trust their own key.
+
+    Raises:
+        SealError, ValueError: It can't be opened, or is not what it says.
     """
     secret = keyring.open(row.sealed_key, **SIGNING_KEYS.place(row.info.key_id))
     return jwk.restore(row.info.key_id, row.info.algorithm, secret)

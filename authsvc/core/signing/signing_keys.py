@@ -8,7 +8,7 @@ read the keys (`learn`).
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,10 +17,11 @@ import structlog
 from authsvc.config import TokenSettings
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.lib.single_flight import SingleFlight
-from authsvc.core.signing import key_set
+from authsvc.core.signing import jws, key_set
 from authsvc.core.signing.jwk import SigningKey, VerifyingKey
 from authsvc.core.signing.key_set import KeySet
 from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitions
+from authsvc.core.signing.signer import Signer
 from authsvc.errors import StoreUnavailable, signing_key_not_found
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
@@ -53,6 +54,7 @@ class SigningKeys:
         keyring: Keyring,
         settings: TokenSettings,
         clock: Clock,
+        signer: Signer | None = None,
         is_fresh: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database = database
@@ -60,8 +62,13 @@ class SigningKeys:
         self._settings = settings
         self._clock = clock
         self._receives_revocations = is_fresh
+        self._signer = signer or Signer()
         self._transitions = KeyTransitions(
-            database=database, keyring=keyring, settings=settings, clock=clock
+            database=database,
+            keyring=keyring,
+            settings=settings,
+            clock=clock,
+            signer=self._signer,
         )
         self._keys = KeySet()
         self._max_age = min(_MAX_AGE, settings.key_publish_lead / 2)
@@ -82,6 +89,14 @@ class SigningKeys:
         if self._active is None:
             raise StoreUnavailable("No signing key is active.")
         return self._active
+
+    async def sign(self, typ: str, payload: Mapping[str, object]) -> str:
+        """Return `payload` signed by the active key as a compact JWS of this type.
+
+        Raises:
+            StoreUnavailable: No key is active, or the HSM that holds it did not answer.
+        """
+        return await jws.sign(self._signer, self.active, typ, payload)
 
     def find(self, key_id: str) -> VerifyingKey | None:
         """Return the verifying key with this id if it is trusted and was read."""
@@ -186,6 +201,7 @@ class SigningKeys:
         revocation = await self._transitions.revoke(call, key_id)
         if revocation.is_new:
             self._distrust(key_id)
+            await self._transitions.destroy_revoked(key_id)
         else:
             await self._require(key_id)
         await self._read_active()
@@ -282,14 +298,13 @@ class SigningKeys:
         await self.refresh()
 
     async def _keep_prepared(self, *, readable: bool = False) -> None:
-        """See to it that a key of the algorithm in the settings is published, to sign next.
+        """See to it that a key as the settings say is published, to sign next.
 
         With `readable`, one that this process can open.
         """
         prepared = self._keys.in_state(KeyState.PREPARED)
         if prepared is not None and (
-            prepared.algorithm != self._settings.algorithm
-            or (readable and prepared.key_id not in self._keys.usable)
+            self._is_outdated(prepared) or (readable and prepared.key_id not in self._keys.usable)
         ):
             # So replicas whose settings differ, as during a rollout, don't rotate back and forth:
             # a key that the others prepare never gets old enough to sign.
@@ -329,11 +344,18 @@ class SigningKeys:
         ]
 
     def _due(self, active: SigningKeyInfo) -> datetime:
-        """Return when the active key is to be replaced; at once if its algorithm differs."""
-        if active.algorithm != self._settings.algorithm:
+        """Return when the active key is to be replaced; at once if a new one would differ."""
+        if self._is_outdated(active):
             return active.create_time
         due = (active.activate_time or active.create_time) + self._settings.key_rotation_interval
         return min(due, active.rotate_request_time or due)
+
+    def _is_outdated(self, info: SigningKeyInfo) -> bool:
+        """Return whether a new key would have another algorithm, or its secret elsewhere."""
+        key = self._keys.usable.get(info.key_id)
+        return info.algorithm != self._settings.algorithm or (
+            key is not None and not self._signer.is_wanted(key)
+        )
 
     def _distrust(self, key_id: str) -> None:
         self._revoked.add(key_id)

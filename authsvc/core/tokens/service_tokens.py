@@ -66,7 +66,7 @@ class ServiceTokens:
             "cnf": confirmation(caller.thumbprint),
         }
         try:
-            token = self._access_tokens.sign(members, (audience,), expire_time)
+            token = await self._access_tokens.sign(members, (audience,), expire_time)
         except TokenTooLong:
             raise FieldInvalid("scopes", "are too many for one token") from None
         event = AuditEvent(
@@ -103,7 +103,7 @@ class ServiceTokens:
             raise FieldInvalid("subject_token", f"has already been exchanged {MAX_ACTORS} times")
         lifetime = self._access_tokens.shortened(self._lifetime)
         expire_time = min(self._clock.now() + lifetime, claims.expire_time)
-        token = self._sign(claims, audiences, granted, actors, expire_time)
+        token = await self._sign(claims, audiences, granted, actors, expire_time)
         event = AuditEvent(
             AuditType.TOKEN_EXCHANGE,
             call,
@@ -123,7 +123,7 @@ class ServiceTokens:
             raise credentials_invalid()
         return claims
 
-    def _sign(
+    async def _sign(
         self,
         claims: Claims,
         audiences: Sequence[str],
@@ -147,7 +147,7 @@ class ServiceTokens:
         try:
             # As old as the token that it was made from: whatever refuses that one refuses both.
             issue_second = int(claims.issue_time.timestamp())
-            return self._access_tokens.sign(members, audiences, expire_time, issue_second)
+            return await self._access_tokens.sign(members, audiences, expire_time, issue_second)
         except TokenTooLong:
             raise FieldInvalid("subject_token", "has no room for one more actor") from None
 

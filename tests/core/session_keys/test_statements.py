@@ -39,9 +39,9 @@ async def test_statement_is_no_access_token_even_under_its_type(
     keys = await load_keys(database, clock)
     settings = TokenSettings()
     tokens = AccessTokens(keys=keys, settings=settings, permissions=PERMISSIONS, clock=clock)
-    statement = Statements(keys, settings, clock).sign(_key(clock))
+    statement = await Statements(keys, settings, clock).sign(_key(clock))
     payload = jws.parse(statement, _TYPE).payload
-    for text in (statement, jws.sign(keys.active, "at+jwt", payload)):
+    for text in (statement, await keys.sign("at+jwt", payload)):
         for audience in ("", STATEMENT_AUDIENCE, None):
             assert tokens.verify(text, audience) is InactiveReason.MALFORMED
     with pytest.raises(Malformed):
@@ -55,7 +55,7 @@ async def test_access_token_is_no_statement_even_for_its_audience(
     keys = await load_keys(database, clock)
     tokens = AccessTokens(keys=keys, settings=TokenSettings(), permissions=PERMISSIONS, clock=clock)
     expire_time = clock.now() + timedelta(seconds=90)
-    token = tokens.sign({"sub": "x"}, (STATEMENT_AUDIENCE,), expire_time)
+    token = await tokens.sign({"sub": "x"}, (STATEMENT_AUDIENCE,), expire_time)
     with pytest.raises(Malformed):
         jws.parse(token.text, _TYPE)
 
@@ -64,7 +64,7 @@ async def test_symmetric_key_signs_no_statement(database: Database, clock: FakeC
     settings = TokenSettings(algorithm="HS256")
     keys = await load_keys(database, clock, algorithm="HS256")
     with pytest.raises(FailedPrecondition) as refused:
-        Statements(keys, settings, clock).sign(_key(clock))
+        await Statements(keys, settings, clock).sign(_key(clock))
     assert refused.value.reason is Reason.NOT_CONFIGURED
     assert refused.value.metadata == {"setting": "tokens.algorithm"}
 

@@ -38,12 +38,14 @@ async def test_revoked_key_is_invalid_at_once_and_another_signs(
 ) -> None:
     keys = await load_keys(database, clock)
     tokens, old = tokens_of(keys, clock), keys.active.key_id
-    token, _ = tokens.issue(make_session(clock), clock.now())
+    token, _ = await tokens.issue(make_session(clock), clock.now())
     assert (await keys.revoke(CALL, old)).is_new
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
     assert keys.active.key_id != old
     assert old not in published(keys)
-    assert isinstance(tokens.verify(tokens.issue(make_session(clock), clock.now())[0]), Claims)
+    assert isinstance(
+        tokens.verify((await tokens.issue(make_session(clock), clock.now()))[0]), Claims
+    )
     assert await audited(database, AuditType.KEY_REVOKE) == [(CALL.caller, old)]
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT key_id FROM revocations") == old
@@ -85,7 +87,7 @@ async def test_retired_key_becomes_invalid_on_revocation(
 ) -> None:
     keys = await load_keys(database, clock)
     tokens, retired = tokens_of(keys, clock), keys.active.key_id
-    token, _ = tokens.issue(make_session(clock), clock.now())
+    token, _ = await tokens.issue(make_session(clock), clock.now())
     active = (await keys.rotate(CALL, now=True)).key_id
     assert (await keys.revoke(CALL, retired)).is_new
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID

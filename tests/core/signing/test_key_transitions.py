@@ -45,7 +45,7 @@ async def test_old_key_verifies_until_its_last_token_expires(
 ) -> None:
     keys = await load_keys(database, clock)
     tokens, old = tokens_of(keys, clock), keys.active.key_id
-    token, expire_time = tokens.issue(make_session(clock), clock.now())
+    token, expire_time = await tokens.issue(make_session(clock), clock.now())
     clock.advance(SECOND)
     new = (await keys.rotate(CALL, now=True)).key_id
     assert keys.active.key_id == new != old
@@ -82,7 +82,7 @@ async def test_stale_replica_signs_with_old_key_and_is_accepted(
     keys, deaf = await load_keys(database, clock), await load_keys(database, clock)
     await keys.rotate(CALL, now=True)
     clock.advance(30)
-    token, expire_time = tokens_of(deaf, clock).issue(make_session(clock), clock.now())
+    token, expire_time = await tokens_of(deaf, clock).issue(make_session(clock), clock.now())
     clock.advance(expire_time - clock.now() - SECOND)
     await keys.maintain(CALL)
     assert isinstance(tokens_of(keys, clock).verify(token), Claims)

@@ -54,7 +54,7 @@ async def test_first_start_creates_key(database: Database, clock: FakeClock) -> 
 
 async def test_next_start_reuses_key(database: Database, clock: FakeClock) -> None:
     first, second = await load_keys(database, clock), await load_keys(database, clock)
-    token, _ = tokens_of(first, clock).issue(make_session(clock), clock.now())
+    token, _ = await tokens_of(first, clock).issue(make_session(clock), clock.now())
     assert isinstance(tokens_of(second, clock).verify(token), Claims)
     assert len(await second.list()) == 2
 
@@ -107,7 +107,7 @@ async def test_each_algorithm_survives_a_restart(
     database: Database, clock: FakeClock, algorithm: str
 ) -> None:
     first = await load_keys(database, clock, algorithm=algorithm)
-    token, _ = tokens_of(first, clock).issue(make_session(clock), clock.now())
+    token, _ = await tokens_of(first, clock).issue(make_session(clock), clock.now())
     second = await load_keys(database, clock, algorithm=algorithm)
     assert second.active.key_id == first.active.key_id
     assert second.active.algorithm == algorithm
@@ -136,12 +136,12 @@ async def test_tokens_of_all_algorithms_verify_during_changes(
         if before is not None:
             # Changed settings wait for the lead, too.
             assert keys.active.key_id == before
-            issued.append(tokens.issue(session, clock.now())[0])
+            issued.append((await tokens.issue(session, clock.now()))[0])
             clock.advance(timedelta(hours=1))
             await keys.maintain(CALL)
         assert keys.active.algorithm == algorithm
         before = keys.active.key_id
-        issued.append(tokens.issue(session, clock.now())[0])
+        issued.append((await tokens.issue(session, clock.now()))[0])
     assert len(issued) == 7
     found = [tokens.verify(token) for token in issued]
     assert all(isinstance(claims, Claims) for claims in found)

@@ -182,7 +182,7 @@ async def test_only_active_user_tokens_are_exchanged(world: World) -> None:
 @pytest.mark.slow
 async def test_bound_token_is_exchanged_only_by_its_holder(world: World) -> None:
     issuing = Issuing(world)
-    bound = issuing.bound(await issuing.login(), SHOP)
+    bound = await issuing.bound(await issuing.login(), SHOP)
     assert (await issuing.judge(bound)).reason is InactiveReason.CERTIFICATE_MISMATCH
     with pytest.raises(Unauthenticated):
         await issuing.exchange(bound, "ledger", caller=BILLING)

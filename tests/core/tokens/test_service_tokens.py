@@ -119,7 +119,7 @@ async def test_exchanged_service_and_bound_tokens_are_no_bearer_tokens(world: Wo
     for token in (
         (await issuing.exchange(tokens.access_token)).text,
         (await issuing.issue("", caller=default)).text,
-        issuing.bound(tokens, SHOP),
+        await issuing.bound(tokens, SHOP),
     ):
         with pytest.raises(Unauthenticated) as caught:
             await issuing.validation.bearer(token)
