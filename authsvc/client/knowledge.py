@@ -1,8 +1,9 @@
 """Owns what a process knows from the service: the keys, what was revoked, and up to when.
 
-All verifiers of one client share it. Only the feed writes, in one thread; any number of threads
-read without a lock, as everything is replaced as a whole and what was revoked is noted before the
-time up to which it is known. So readers look at that time first.
+All verifiers of one client share it. Only the feed writes what was revoked, in one thread, and
+whoever changes the keys takes their lock. Any number of threads read without a lock, as everything
+is replaced as a whole and what was revoked is noted before the time up to which it is known. So
+readers look at that time first.
 """
 
 import os

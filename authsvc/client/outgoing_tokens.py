@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -34,7 +34,7 @@ _MAX_EXCHANGED = 10_000
 class _Held:
     """A token, and until when it is used, by `time.monotonic()`."""
 
-    token: str
+    token: str = field(repr=False)
     renew_time: float
     end_time: float
 

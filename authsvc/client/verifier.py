@@ -37,6 +37,10 @@ class _Presented(NamedTuple):
     min_cursor: str
     certificate: bytes | None
 
+    def __repr__(self) -> str:
+        """Return it without the token."""
+        return f"_Presented(audience={self.audience!r})"
+
 
 class _Feeds(Generic[_AnyClient, _AnyFeed]):
     """The feeds in use: one for each client, however many verifiers it has."""
