@@ -43,7 +43,7 @@ test-fast: $(VENV)/.dev ## Run the tests not marked slow, in about a minute, and
 
 test-world: $(VENV)/.dev ## Run the tests that need more than Python, such as PgBouncer, or take long (up to 40 min)
 	@$(BIN)/python -m tests.world.install
-	AUTHSVC_TEST_TOOLCHAINS=required $(PYTEST) -m world $(PYTEST_ARGS)
+	POLYGLOT_TOOLCHAINS=required $(PYTEST) -m world $(PYTEST_ARGS)
 
 drills: $(VENV)/.dev ## Run the drills, which take minutes to hours each (PYTEST_ARGS="-k memory" runs one)
 	$(BIN)/python -m pytest -m drill -s --timeout=0 $(PYTEST_ARGS)

@@ -24,6 +24,9 @@ from authsvc.client.knowledge import Knowledge
 from authsvc.v1.auth_service_pb2 import GetJwksRequest, GetJwksResponse
 from authsvc.v1.session_service_pb2 import WatchRevocationsResponse
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 _log = logging.getLogger("authsvc.client")
 # Seconds between two looks at what is due.
 _TICK = 0.1
@@ -67,7 +70,7 @@ class _Feed:
         now = elapsed()
         self._keys_wanted = False
         # If it fails; spread, as many verifiers miss the service at once.
-        self._keys_due = now + random.uniform(2, 6)  # noqa: S311 - no secret
+        self._keys_due = now + _RANDOM.uniform(2, 6)
         self.knowledge.counts["key_fetches"] += 1
         self.knowledge.keys.begin(now)
 
@@ -77,7 +80,7 @@ class _Feed:
         seconds = (expires - datetime.now(UTC)).total_seconds()
         until = self.knowledge.keys.install(response.jwks_json, seconds, now)
         # A little earlier, and not all verifiers at once.
-        self._keys_due = now + (until - now) * random.uniform(0.8, 1)  # noqa: S311 - no secret
+        self._keys_due = now + (until - now) * _RANDOM.uniform(0.8, 1)
 
     def _fetch_failed(self, error: Exception) -> None:
         self.knowledge.counts["key_fetches_failed"] += 1

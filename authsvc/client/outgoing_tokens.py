@@ -20,6 +20,9 @@ from authsvc.client.errors import AuthsvcError
 from authsvc.client.guards.current import current_token
 from authsvc.v1.auth_service_pb2 import ExchangeTokenRequest, IssueServiceTokenRequest
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 _log = logging.getLogger("authsvc.client")
 # A token is renewed within this part of its life; instances of a service do it at different times.
 _RENEW_AFTER, _RENEW_BEFORE = 0.7, 0.8
@@ -52,7 +55,7 @@ class _Held:
     @classmethod
     def _with(cls, token: str, life: float) -> "_Held":
         now = time.monotonic()
-        renew = now + life * random.uniform(_RENEW_AFTER, _RENEW_BEFORE)  # noqa: S311 - no secret
+        renew = now + life * _RANDOM.uniform(_RENEW_AFTER, _RENEW_BEFORE)
         return cls(token, renew, now + life - min(_MARGIN, life / 10))
 
 
@@ -80,7 +83,7 @@ class _ServiceTokens:
         return now >= held.renew_time and now >= self._next_attempt
 
     def _renewal_failed(self, error: AuthsvcError) -> None:
-        pause = _RENEWAL_PAUSE * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+        pause = _RENEWAL_PAUSE * _RANDOM.uniform(0.5, 1.5)
         self._next_attempt = time.monotonic() + pause
         _log.warning("the token of this service could not be renewed: %s", error)
 

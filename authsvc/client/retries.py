@@ -1,6 +1,6 @@
 """Owns when a call is sent again: after which errors, how much later, and how often in all."""
 
-from random import uniform
+from random import SystemRandom
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -17,6 +17,8 @@ from authsvc.client.errors import (
 
 # What another replica may not answer.
 _OF_ONE_REPLICA = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = SystemRandom()
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
 _MAX_TOKENS = 20.0
@@ -81,7 +83,7 @@ def is_transient(error: AuthsvcError) -> bool:
 def pause_before(attempt: int, error: AuthsvcError) -> float:
     """Return how many seconds to wait before the second attempt (1), the third (2) and so on."""
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
-    pause = uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing
+    pause = _RANDOM.uniform(longest / 2, longest)
     # Another replica takes over at once from one that stops; the others have to recover first.
     if error.retry_after is None or isinstance(error, ServiceStopping):
         return pause

@@ -19,7 +19,7 @@ from tests.world.place import FOLDER
 from tests.world.tools import GO, GO_GRPC, JAVA, RUST, RUST_GRPC, TYPESCRIPT, Tool
 
 # Set by `make test-world`: a missing toolchain is an error there, and elsewhere a skipped test.
-_REQUIRED = "AUTHSVC_TEST_TOOLCHAINS"
+_REQUIRED = "POLYGLOT_TOOLCHAINS"
 _SERVICE_CONFIG = ROOT / "docs" / "clients" / "service-config.json"
 
 

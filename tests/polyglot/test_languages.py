@@ -10,12 +10,12 @@ ABSENT = replace(GO_CLIENT, clients=["no-such-toolchain"])
 
 
 def test_missing_toolchain_skips_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AUTHSVC_TEST_TOOLCHAINS", raising=False)
+    monkeypatch.delenv("POLYGLOT_TOOLCHAINS", raising=False)
     with pytest.raises(pytest.skip.Exception, match="go: no-such-toolchain is not on the PATH"):
         ABSENT.built()
 
 
 def test_missing_toolchain_fails_where_all_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUTHSVC_TEST_TOOLCHAINS", "required")
+    monkeypatch.setenv("POLYGLOT_TOOLCHAINS", "required")
     with pytest.raises(pytest.fail.Exception, match="go: no-such-toolchain is not on the PATH"):
         ABSENT.built()

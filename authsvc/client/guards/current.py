@@ -1,6 +1,6 @@
 """Owns what a handler knows of the request that it serves: who sent it, its id and its trace."""
 
-import random
+import secrets
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -65,7 +65,7 @@ class Serving:
         """
         given = headers.get("x-request-id", "")
         if not isinstance(given, str) or not context.is_request_id(given):
-            given = f"{random.getrandbits(128):032x}"
+            given = secrets.token_hex(16)
         self._values: tuple[tuple[ContextVar[Any], Any], ...] = (
             (_identity, identity),
             (_token, token),

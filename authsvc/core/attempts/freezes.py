@@ -20,6 +20,9 @@ from authsvc.models.incidents import LoginFreeze, LoginMethod
 from authsvc.store import login_freezes as store
 from authsvc.store.postgres.database import Database
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 log = structlog.get_logger(__name__)
 
 # Seconds after which what is in memory is not used, and between two reads without a ring.
@@ -81,7 +84,7 @@ class LoginFreezes:
             except StoreUnavailable:
                 log.debug("login_freezes_not_read")
             try:
-                async with asyncio.timeout(_POLL * random.uniform(0.8, 1)):  # noqa: S311 - no secret
+                async with asyncio.timeout(_POLL * _RANDOM.uniform(0.8, 1)):
                     await self._rung.wait()
             except TimeoutError:
                 continue

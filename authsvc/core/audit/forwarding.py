@@ -26,6 +26,9 @@ from authsvc.store.log_reading import read_log
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.failures import describe
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 log = structlog.get_logger(__name__)
 
 # Seconds between two looks, and longer than storing the outcome of a batch takes.
@@ -205,7 +208,7 @@ class AuditForwarding:
         first = self._settings.first_retry.total_seconds()
         longest = self._settings.longest_retry.total_seconds()
         doubled = min(first * 2.0 ** min(self._failures - 1, _LONGEST_EXPONENT), longest)
-        return doubled * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        return doubled * _RANDOM.uniform(0.5, 1)
 
     def _warn(self) -> None:
         lags = self.lag() > self._settings.warn_after.total_seconds()

@@ -26,6 +26,9 @@ from authsvc.store import detections as store
 from authsvc.store.detections import Count, Window
 from authsvc.store.postgres.database import Connection, Database
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 log = structlog.get_logger(__name__)
 
 # Events of what is done to other people's accounts, or to the service: those of these kinds, and
@@ -96,7 +99,7 @@ class Detections:
         """Look whenever it is due and no other replica has, until cancelled."""
         while True:
             # Random, so that replicas that start together don't ask together.
-            await asyncio.sleep(self._interval.total_seconds() * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            await asyncio.sleep(self._interval.total_seconds() * _RANDOM.uniform(0.5, 1))
             try:
                 await self.run_once()
             except StoreUnavailable as error:

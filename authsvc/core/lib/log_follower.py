@@ -13,6 +13,9 @@ from authsvc.errors import StoreUnavailable
 from authsvc.store.log_reading import Log, LogConnection, Position
 from authsvc.store.postgres.database import Database
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 log = structlog.get_logger(__name__)
 
 Row = TypeVar("Row")
@@ -114,7 +117,7 @@ class LogFollower(Generic[Row]):
             except StoreUnavailable as error:
                 cause = error.__cause__ or error
                 self._log_once("log_follower_down", error=type(cause).__name__)
-            await asyncio.sleep(self._backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            await asyncio.sleep(self._backoff * _RANDOM.uniform(0.5, 1))
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
     async def _follow(self) -> None:

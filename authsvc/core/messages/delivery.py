@@ -27,6 +27,9 @@ from authsvc.store.outbox import StoredMessage
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.failures import describe
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 log = structlog.get_logger(__name__)
 
 _SYSTEM = Call(request_id="", caller="system")
@@ -247,7 +250,7 @@ class Deliverer:
         first = self._settings.first_retry.total_seconds()
         longest = self._settings.longest_retry.total_seconds()
         doubled = min(first * 2.0 ** min(attempts - 1, _LONGEST_EXPONENT), longest)
-        pause = doubled * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        pause = doubled * _RANDOM.uniform(0.5, 1)
         return timedelta(seconds=max(pause, min(retry_after or 0.0, longest)))
 
     async def _abandon(self, stored: StoredMessage, explanation: str) -> None:

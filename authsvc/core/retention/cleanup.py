@@ -32,6 +32,9 @@ from authsvc.store import (
 )
 from authsvc.store.postgres.database import Connection, Database
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 log = structlog.get_logger(__name__)
 
 # Whole months of audit events, which are counted with the others.
@@ -80,7 +83,7 @@ class Retention:
         """Remove what is due about every `interval`, until cancelled."""
         while True:
             # Random, so that replicas that start together don't run together.
-            await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            await asyncio.sleep(self._interval * _RANDOM.uniform(0.5, 1.5))
             await self.run_once()
 
     async def run_once(self) -> dict[str, int]:

@@ -18,6 +18,9 @@ from authsvc.store import doorbell as store
 from authsvc.store.doorbell import Channel, PoolerError, Subscription
 from authsvc.store.postgres.database import Database
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
+
 log = structlog.get_logger(__name__)
 
 # Seconds in which the rings of several commits are gathered into one.
@@ -82,7 +85,7 @@ class Doorbell:
                 self._log_once("doorbell_down", error=type(cause).__name__)
             else:
                 self._log_once("doorbell_down", error="ConnectionLost")
-            await asyncio.sleep(self._backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            await asyncio.sleep(self._backoff * _RANDOM.uniform(0.5, 1))
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
     async def _ring_gathered(self) -> None:

@@ -25,6 +25,8 @@ from authsvc.models.roles import capped
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
+# Not the generator that all modules share, whose state tests may depend on.
+_RANDOM = random.SystemRandom()
 _TYPE = "at+jwt"
 _TOKEN_ID_BYTES = 16
 
@@ -71,7 +73,7 @@ class AccessTokens:
         permissions: Permissions,
         clock: Clock,
         cache_size: int = 10_000,
-        draw: Callable[[], float] = random.random,
+        draw: Callable[[], float] = _RANDOM.random,
     ) -> None:
         self._keys = keys
         self._issuer = settings.issuer

@@ -348,7 +348,7 @@ async def test_background_job_looks_until_it_is_cancelled(
     await watched.happen(ATTACKS[DetectionName.REFRESH_REUSE](THRESHOLD))
     found = asyncio.Event()
     watched.detections.on_raise(lambda _: found.set())
-    monkeypatch.setattr("random.uniform", lambda *_: 0.001)
+    monkeypatch.setattr("random.SystemRandom.uniform", lambda *_: 0.001)
     job = asyncio.create_task(watched.detections.run())
     try:
         async with asyncio.timeout(30):
