@@ -8,7 +8,6 @@ is at the other end of the old ones.
 import asyncio
 import contextvars
 import logging
-import random
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,12 +19,10 @@ from authsvc.client.connection import AsyncClient, Client
 from authsvc.client.errors import AuthsvcError
 from authsvc.client.following import Following
 from authsvc.client.freshness import elapsed
+from authsvc.client.jitter import JITTER
 from authsvc.client.knowledge import Knowledge
 from authsvc.v1.auth_service_pb2 import GetJwksRequest, GetJwksResponse
 from authsvc.v1.session_service_pb2 import WatchRevocationsResponse
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 _log = logging.getLogger("authsvc.client")
 # Seconds between two looks at what is due.
@@ -70,7 +67,7 @@ class _Feed:
         now = elapsed()
         self._keys_wanted = False
         # If it fails; spread, as many verifiers miss the service at once.
-        self._keys_due = now + _RANDOM.uniform(2, 6)
+        self._keys_due = now + JITTER.uniform(2, 6)
         self.knowledge.counts["key_fetches"] += 1
         self.knowledge.keys.begin(now)
 
@@ -80,7 +77,7 @@ class _Feed:
         seconds = (expires - datetime.now(UTC)).total_seconds()
         until = self.knowledge.keys.install(response.jwks_json, seconds, now)
         # A little earlier, and not all verifiers at once.
-        self._keys_due = now + (until - now) * _RANDOM.uniform(0.8, 1)
+        self._keys_due = now + (until - now) * JITTER.uniform(0.8, 1)
 
     def _fetch_failed(self, error: Exception) -> None:
         self.knowledge.counts["key_fetches_failed"] += 1

@@ -5,14 +5,11 @@ and how long to wait before the next attempt.
 """
 
 import logging
-import random
 
 from authsvc.client.errors import AuthsvcError, CursorTooOld
+from authsvc.client.jitter import JITTER
 from authsvc.client.knowledge import Knowledge
 from authsvc.v1.session_service_pb2 import WatchRevocationsRequest, WatchRevocationsResponse
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 _log = logging.getLogger("authsvc.client")
 
@@ -49,7 +46,7 @@ class Following:
         """Begin a stream; return its request."""
         self._knowledge.counts["streams"] += 1
         self._opened = self._last = now
-        self._renew_at = now + _LONGEST * _RANDOM.uniform(0.8, 1)
+        self._renew_at = now + _LONGEST * JITTER.uniform(0.8, 1)
         self._patience, self._lags_since, self._is_complete = _FIRST_SILENCE, None, False
         self._knowledge.known_until.open(now)
         return WatchRevocationsRequest(cursor=self._knowledge.cursor)
@@ -79,7 +76,7 @@ class Following:
             self._failures = 0
         longest = min(_FIRST_BACKOFF * 2.0 ** min(self._failures, 10), _LONGEST_BACKOFF)
         self._failures += 1
-        wait = _RANDOM.uniform(0, longest)
+        wait = JITTER.uniform(0, longest)
         if isinstance(error, AuthsvcError) and error.retry_after is not None:
             wait += error.retry_after.total_seconds()
         if self._failures > 1 or not self._is_complete:

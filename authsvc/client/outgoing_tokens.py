@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import logging
-import random
 import threading
 import time
 from collections import OrderedDict
@@ -18,10 +17,8 @@ import grpc
 from authsvc.client.connection import AsyncClient, Client
 from authsvc.client.errors import AuthsvcError
 from authsvc.client.guards.current import current_token
+from authsvc.client.jitter import JITTER
 from authsvc.v1.auth_service_pb2 import ExchangeTokenRequest, IssueServiceTokenRequest
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 _log = logging.getLogger("authsvc.client")
 # A token is renewed within this part of its life; instances of a service do it at different times.
@@ -55,7 +52,7 @@ class _Held:
     @classmethod
     def _with(cls, token: str, life: float) -> "_Held":
         now = time.monotonic()
-        renew = now + life * _RANDOM.uniform(_RENEW_AFTER, _RENEW_BEFORE)
+        renew = now + life * JITTER.uniform(_RENEW_AFTER, _RENEW_BEFORE)
         return cls(token, renew, now + life - min(_MARGIN, life / 10))
 
 
@@ -83,7 +80,7 @@ class _ServiceTokens:
         return now >= held.renew_time and now >= self._next_attempt
 
     def _renewal_failed(self, error: AuthsvcError) -> None:
-        pause = _RENEWAL_PAUSE * _RANDOM.uniform(0.5, 1.5)
+        pause = _RENEWAL_PAUSE * JITTER.uniform(0.5, 1.5)
         self._next_attempt = time.monotonic() + pause
         _log.warning("the token of this service could not be renewed: %s", error)
 

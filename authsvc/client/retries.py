@@ -1,7 +1,5 @@
 """Owns when a call is sent again: after which errors, how much later, and how often in all."""
 
-from random import SystemRandom
-
 import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -14,11 +12,10 @@ from authsvc.client.errors import (
     ServiceUnavailable,
     StoreUnavailable,
 )
+from authsvc.client.jitter import JITTER
 
 # What another replica may not answer.
 _OF_ONE_REPLICA = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = SystemRandom()
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
 _MAX_TOKENS = 20.0
@@ -83,7 +80,7 @@ def is_transient(error: AuthsvcError) -> bool:
 def pause_before(attempt: int, error: AuthsvcError) -> float:
     """Return how many seconds to wait before the second attempt (1), the third (2) and so on."""
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1))
-    pause = _RANDOM.uniform(longest / 2, longest)
+    pause = JITTER.uniform(longest / 2, longest)
     # Another replica takes over at once from one that stops; the others have to recover first.
     if error.retry_after is None or isinstance(error, ServiceStopping):
         return pause

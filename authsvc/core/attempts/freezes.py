@@ -6,22 +6,19 @@ in, so while the database doesn't answer, nobody gets in.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import structlog
 
 from authsvc.core.lib.clock import elapsed
+from authsvc.core.lib.jitter import JITTER
 from authsvc.core.lib.single_flight import SingleFlight
 from authsvc.errors import StoreUnavailable, login_frozen
 from authsvc.models.calls import ClientContext
 from authsvc.models.incidents import LoginFreeze, LoginMethod
 from authsvc.store import login_freezes as store
 from authsvc.store.postgres.database import Database
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +81,7 @@ class LoginFreezes:
             except StoreUnavailable:
                 log.debug("login_freezes_not_read")
             try:
-                async with asyncio.timeout(_POLL * _RANDOM.uniform(0.8, 1)):
+                async with asyncio.timeout(_POLL * JITTER.uniform(0.8, 1)):
                     await self._rung.wait()
             except TimeoutError:
                 continue

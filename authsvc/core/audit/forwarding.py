@@ -6,7 +6,6 @@ where it is, and nothing is skipped.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -16,6 +15,7 @@ import structlog
 
 from authsvc.config import AuditForwardSettings
 from authsvc.core.audit.cursors import read_cursor, write_cursor
+from authsvc.core.lib.jitter import JITTER
 from authsvc.errors import StoreUnavailable
 from authsvc.models.audit import AuditRow
 from authsvc.models.clock import Clock
@@ -25,9 +25,6 @@ from authsvc.store.audit_forwards import Forward
 from authsvc.store.log_reading import read_log
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.failures import describe
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -208,7 +205,7 @@ class AuditForwarding:
         first = self._settings.first_retry.total_seconds()
         longest = self._settings.longest_retry.total_seconds()
         doubled = min(first * 2.0 ** min(self._failures - 1, _LONGEST_EXPONENT), longest)
-        return doubled * _RANDOM.uniform(0.5, 1)
+        return doubled * JITTER.uniform(0.5, 1)
 
     def _warn(self) -> None:
         lags = self.lag() > self._settings.warn_after.total_seconds()

@@ -6,7 +6,6 @@ in the log and a count in the metrics.
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ import structlog
 from authsvc.config import BruteForceSettings, DetectionSettings, DetectionsSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.audit.schema import Detail
+from authsvc.core.lib.jitter import JITTER
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -25,9 +25,6 @@ from authsvc.models.incidents import Detection, DetectionName
 from authsvc.store import detections as store
 from authsvc.store.detections import Count, Window
 from authsvc.store.postgres.database import Connection, Database
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -99,7 +96,7 @@ class Detections:
         """Look whenever it is due and no other replica has, until cancelled."""
         while True:
             # Random, so that replicas that start together don't ask together.
-            await asyncio.sleep(self._interval.total_seconds() * _RANDOM.uniform(0.5, 1))
+            await asyncio.sleep(self._interval.total_seconds() * JITTER.uniform(0.5, 1))
             try:
                 await self.run_once()
             except StoreUnavailable as error:

@@ -5,7 +5,6 @@ in any case several times a second. So a lost ring costs a quarter of the bound,
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeAlias
@@ -14,14 +13,12 @@ from uuid import UUID
 import structlog
 
 from authsvc.core.lib.clock import elapsed
+from authsvc.core.lib.jitter import JITTER
 from authsvc.core.lib.single_flight import SingleFlight
 from authsvc.errors import StoreUnavailable
 from authsvc.store import definitions as store
 from authsvc.store.definitions import Topic
 from authsvc.store.postgres.database import Connection, Database
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +84,7 @@ class Definitions:
                 await self.refresh()
             except StoreUnavailable:
                 self._log_once(is_up=False)
-                await asyncio.sleep(self._bound * _RANDOM.uniform(0.1, 0.3))
+                await asyncio.sleep(self._bound * JITTER.uniform(0.1, 0.3))
                 continue
             self._log_once(is_up=True)
             await self._pause(started)

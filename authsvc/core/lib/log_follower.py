@@ -1,7 +1,6 @@
 """Owns the follower of a log: what was committed to it, and whether all of it is known."""
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -9,12 +8,10 @@ from typing import Generic, TypeVar
 import structlog
 
 from authsvc.core.lib.clock import ClockSample, elapsed
+from authsvc.core.lib.jitter import JITTER
 from authsvc.errors import StoreUnavailable
 from authsvc.store.log_reading import Log, LogConnection, Position
 from authsvc.store.postgres.database import Database
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +114,7 @@ class LogFollower(Generic[Row]):
             except StoreUnavailable as error:
                 cause = error.__cause__ or error
                 self._log_once("log_follower_down", error=type(cause).__name__)
-            await asyncio.sleep(self._backoff * _RANDOM.uniform(0.5, 1))
+            await asyncio.sleep(self._backoff * JITTER.uniform(0.5, 1))
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
     async def _follow(self) -> None:

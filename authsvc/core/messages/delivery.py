@@ -5,7 +5,6 @@ sends it again, with the same id. Any number of replicas share the work.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import structlog
 
 from authsvc.config import DeliverySettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.lib.jitter import JITTER
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
 from authsvc.core.messages.templates import RenderedMessage, Renderer, template_context
@@ -26,9 +26,6 @@ from authsvc.store import outbox
 from authsvc.store.outbox import StoredMessage
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.failures import describe
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -250,7 +247,7 @@ class Deliverer:
         first = self._settings.first_retry.total_seconds()
         longest = self._settings.longest_retry.total_seconds()
         doubled = min(first * 2.0 ** min(attempts - 1, _LONGEST_EXPONENT), longest)
-        pause = doubled * _RANDOM.uniform(0.5, 1)
+        pause = doubled * JITTER.uniform(0.5, 1)
         return timedelta(seconds=max(pause, min(retry_after or 0.0, longest)))
 
     async def _abandon(self, stored: StoredMessage, explanation: str) -> None:

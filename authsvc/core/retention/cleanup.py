@@ -1,7 +1,6 @@
 """Owns the retention periods of ended and expired data, and its removal in the background."""
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
+from authsvc.core.lib.jitter import JITTER
 from authsvc.models.clock import Clock
 from authsvc.models.retention import Plan
 from authsvc.store import (
@@ -31,9 +31,6 @@ from authsvc.store import (
     session_keys,
 )
 from authsvc.store.postgres.database import Connection, Database
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +80,7 @@ class Retention:
         """Remove what is due about every `interval`, until cancelled."""
         while True:
             # Random, so that replicas that start together don't run together.
-            await asyncio.sleep(self._interval * _RANDOM.uniform(0.5, 1.5))
+            await asyncio.sleep(self._interval * JITTER.uniform(0.5, 1.5))
             await self.run_once()
 
     async def run_once(self) -> dict[str, int]:

@@ -5,7 +5,6 @@ anyway, as a ring may be lost: nothing is replayed, and behind a pooler none arr
 """
 
 import asyncio
-import random
 from collections.abc import Callable
 from contextvars import Context
 from uuid import uuid4
@@ -13,13 +12,11 @@ from uuid import uuid4
 import structlog
 
 from authsvc.config import DatabaseSettings
+from authsvc.core.lib.jitter import JITTER
 from authsvc.errors import StoreUnavailable
 from authsvc.store import doorbell as store
 from authsvc.store.doorbell import Channel, PoolerError, Subscription
 from authsvc.store.postgres.database import Database
-
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +82,7 @@ class Doorbell:
                 self._log_once("doorbell_down", error=type(cause).__name__)
             else:
                 self._log_once("doorbell_down", error="ConnectionLost")
-            await asyncio.sleep(self._backoff * _RANDOM.uniform(0.5, 1))
+            await asyncio.sleep(self._backoff * JITTER.uniform(0.5, 1))
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
     async def _ring_gathered(self) -> None:

@@ -5,7 +5,6 @@ OAuth clients). PyJWT does the signatures; format and claims are checked here, b
 accept any `typ`, a missing or fractional `exp`, and duplicate members, and reads its own clock.
 """
 
-import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TypeAlias, cast
 
 from authsvc.config import TokenSettings
+from authsvc.core.lib.jitter import JITTER
 from authsvc.core.lib.slices import Slices
 from authsvc.core.revocations.user_tokens import issue_second
 from authsvc.core.roles.permissions import Permissions
@@ -25,8 +25,6 @@ from authsvc.models.roles import capped
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
-# Not the generator that all modules share, whose state tests may depend on.
-_RANDOM = random.SystemRandom()
 _TYPE = "at+jwt"
 _TOKEN_ID_BYTES = 16
 
@@ -73,7 +71,7 @@ class AccessTokens:
         permissions: Permissions,
         clock: Clock,
         cache_size: int = 10_000,
-        draw: Callable[[], float] = _RANDOM.random,
+        draw: Callable[[], float] = JITTER.random,
     ) -> None:
         self._keys = keys
         self._issuer = settings.issuer
