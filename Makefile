@@ -73,6 +73,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/buf breaking protos --against protos/baseline.json
 	$(BIN)/python -m tests.support.generated
 	$(BIN)/python -m tests.support.settings_pages
+	$(BIN)/python -m tests.support.chart_files
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
 	@$(BIN)/python -m deploy.release.audit
@@ -90,8 +91,9 @@ hooks: $(VENV)/.dev ## Install the pre-commit hooks
 protos: $(VENV)/.dev $(VENV)/.protos ## Generate authsvc/v1 from protos/
 	$(BIN)/python -m tests.support.generated --write
 
-settings: $(VENV)/.dev ## Generate the tables of docs/settings.md and docs/settings.example.toml
+settings: $(VENV)/.dev ## Generate the pages of the settings, and the schema of the chart's values
 	$(BIN)/python -m tests.support.settings_pages --write
+	$(BIN)/python -m tests.support.chart_files --write
 
 baseline: $(VENV)/.dev ## Record the protos as released: later changes must not break their clients
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json
