@@ -145,29 +145,24 @@ async def _database(name: str, settings: DatabaseSettings, url: SecretStr) -> Fi
 async def _keys(settings: Settings) -> Finding:
     database = await Database.open(settings.database.model_copy(update={"pool_min": 1}))
     try:
-        return await check_keys(settings, database)
+        await key_usage(settings, database).check()
+    except ServerError as error:
+        return Finding("secrets", str(error))
     except ServiceError as error:
         return Finding("secrets", describe(error))
     finally:
         await database.close()
+    return Finding("secrets", detail="every key and pepper in use is there")
 
 
-async def check_keys(settings: Settings, database: Database) -> Finding:
-    """Return whether each key and pepper is there that stored secrets need.
-
-    Raises StoreUnavailable.
-    """
-    usage = KeyUsage(
+def key_usage(settings: Settings, database: Database) -> KeyUsage:
+    """Return what knows which keys and peppers of the settings are in use."""
+    return KeyUsage(
         database=database,
         keyring=Keyring(settings.secrets.keyring),
         pepper_ids=[pepper.id for pepper in settings.secrets.peppers],
         missing_keys=settings.encryption.missing_keys,
     )
-    try:
-        await usage.check()
-    except ServerError as error:
-        return Finding("secrets", str(error))
-    return Finding("secrets", detail="every key and pepper in use is there")
 
 
 async def check_delivery(settings: Settings) -> list[Finding]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
