@@ -14,7 +14,7 @@ from authsvc.store.postgres import migrator
 from authsvc.store.postgres.failures import describe
 from authsvc.store.postgres.migrator import SchemaError
 
-_ROUND_TRIPS = 21
+_ROUND_TRIPS = 11
 # Seconds: a call waits for up to three of them, and validations for none.
 _SLOW, _TOO_SLOW = 0.005, 0.05
 # Seconds that two clocks differ: from then on the service logs it; and what neither certificates

@@ -5,14 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from authsvc.cli.config_check import (
-    Finding as Used,
-)
-from authsvc.cli.config_check import (
-    check_breached_passwords,
-    check_delivery,
-    check_providers,
-)
+import aiohttp
+
+from authsvc.cli import config_check
+from authsvc.cli.config_check import check_breached_passwords, check_delivery, check_providers
 from authsvc.cli.doctor.deployment import Deployment
 from authsvc.cli.doctor.findings import Finding, Skip, error, ok, skipped, warning
 from authsvc.cli.log_capture import captured_logs, why
@@ -63,7 +59,7 @@ async def providers(deployment: Deployment) -> Sequence[Finding]:
     return found or [skipped("oauth.providers is empty")]
 
 
-def _used(found: Sequence[Used], remedy: str) -> Sequence[Finding]:
+def _used(found: Sequence[config_check.Finding], remedy: str) -> Sequence[Finding]:
     return [
         error(f"{each.name}: {each.problem}", remedy)
         if each.problem
@@ -83,8 +79,10 @@ async def audit_forward(deployment: Deployment) -> Sequence[Finding]:
         elif forward.target == "webhook" and forward.webhook:
             proxies = proxy_rules(settings.outbound)
             channel = WebhookChannel(forward.webhook, proxies, deployment.machine)
-            await channel.check()
-            await channel.close()
+            try:
+                await channel.check()
+            finally:
+                await channel.close()
         else:
             raise Skip("audit.forward.target is none")
     except (NotForwarded, NotDelivered) as failure:
@@ -107,7 +105,8 @@ async def jwks(deployment: Deployment) -> Sequence[Finding]:
     issuer = deployment.settings.tokens.issuer
     with captured_logs() as lines:
         try:
-            document, published = await _fetch(deployment)
+            async with open_session() as http:
+                published = await _published(issuer, _client(deployment, http))
         except (ProviderMisconfigured, ProviderUnavailable):
             return [
                 warning(
@@ -117,47 +116,49 @@ async def jwks(deployment: Deployment) -> Sequence[Finding]:
                     " it: then leave this out by --skip jwks",
                 )
             ]
-    found = [ok(f"{len(published)} keys at {document['jwks_uri']}")]
-    if document.get("issuer") != issuer:
-        found = [
+    if published is None:
+        return [
             error(
                 f"the discovery document at {issuer} names another issuer",
                 "let the address lead to this deployment, and give all replicas the same"
                 " tokens.issuer",
             )
         ]
+    found = ok(f"{len(published)} keys by way of {issuer}{_DISCOVERY}")
     try:
         keys = await deployment.signing_keys()
     except Skip:
-        return [*found, skipped("not compared with the keys of the database, which is not there")]
-    return [*found, *await _compare(deployment, keys, published)]
+        return [found, skipped("not compared with the keys of the database, which is not there")]
+    return [found, *await _compare(deployment, keys, published)]
 
 
-async def _fetch(deployment: Deployment) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the discovery document, and the keys that it leads to by their ids."""
-    async with open_session() as http:
-        try:
-            client = JsonClient(
-                provider="issuer",
-                session=http,
-                timeout=_SECONDS,
-                max_bytes=_MAX_BYTES,
-                ca_file=deployment.options.issuer_ca,
-                proxies=proxy_rules(deployment.settings.outbound),
-            )
-        except OSError:
-            raise ConfigError(
-                [f"--issuer-ca: {deployment.options.issuer_ca} can't be used"]
-            ) from None
-        answer = await client.get(deployment.settings.tokens.issuer.rstrip("/") + _DISCOVERY)
-        document = answer.members()
-        if not isinstance(document.get("jwks_uri"), str):
-            raise answer.failure()
-        answer = await client.get(document["jwks_uri"])
-        keys = answer.members().get("keys")
-        if not isinstance(keys, list):
-            raise answer.failure()
-    return document, {key["kid"]: key for key in keys if isinstance(key, dict) and "kid" in key}
+def _client(deployment: Deployment, http: aiohttp.ClientSession) -> JsonClient:
+    try:
+        return JsonClient(
+            provider="issuer",
+            session=http,
+            timeout=_SECONDS,
+            max_bytes=_MAX_BYTES,
+            ca_file=deployment.options.issuer_ca,
+            proxies=proxy_rules(deployment.settings.outbound),
+        )
+    except OSError:
+        raise ConfigError([f"--issuer-ca: {deployment.options.issuer_ca} can't be used"]) from None
+
+
+async def _published(issuer: str, client: JsonClient) -> Mapping[str, Any] | None:
+    """Return the keys at the address, by their ids; None if another issuer is there."""
+    answer = await client.get(issuer.rstrip("/") + _DISCOVERY)
+    document = answer.members()
+    if document.get("issuer") != issuer:
+        return None
+    if not isinstance(document.get("jwks_uri"), str):
+        raise answer.failure()
+    answer = await client.get(document["jwks_uri"])
+    keys = answer.members().get("keys")
+    if not isinstance(keys, list):
+        raise answer.failure()
+    return {key["kid"]: key for key in keys if isinstance(key, dict) and "kid" in key}
 
 
 async def _compare(

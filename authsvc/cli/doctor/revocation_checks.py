@@ -7,7 +7,6 @@ from uuid import uuid4
 
 from authsvc.cli.doctor.deployment import Deployment
 from authsvc.cli.doctor.findings import Finding, Skip, error, ok, warning
-from authsvc.config.durations import text
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.models.ids import SessionId
 from authsvc.models.revocations import LoggedRevocation
@@ -56,10 +55,11 @@ async def freshness(deployment: Deployment) -> Sequence[Finding]:
     finally:
         run.cancel()
         await asyncio.wait([run])
-    return _judge(delay, commit, staleness.total_seconds(), text(staleness))
+    return judge(delay, commit, staleness.total_seconds())
 
 
-def _judge(delay: float, commit: float, bound: float, shown: str) -> Sequence[Finding]:
+def judge(delay: float, commit: float, bound: float) -> Sequence[Finding]:
+    """Return what to say of these seconds until a revocation was known, and of its commit."""
     measured = (
         f"a revocation was committed in {commit * 1000:.0f} ms and known to a reader that only"
         f" polls {delay * 1000:.0f} ms later"
@@ -67,8 +67,8 @@ def _judge(delay: float, commit: float, bound: float, shown: str) -> Sequence[Fi
     if delay > bound:
         return [
             error(
-                f"{measured}: replicas must know it within {shown} (sessions.cache_staleness), and"
-                " bypass their caches while they don't",
+                f"{measured}: replicas must know it within {bound:g} s (sessions.cache_staleness),"
+                " and bypass their caches while they don't",
                 "look at database.latency and at the load of the server",
             )
         ]

@@ -1,7 +1,9 @@
 """Owns the checks of the running service: as callers reach it, and by what its metrics say."""
 
+import asyncio
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -29,6 +31,8 @@ from authsvc.outbound.http import open_session
 from authsvc.rpc.tls import ServerCertificate
 
 _PATIENCE = 5.0
+# Seconds: longer than a replica answers with the same metrics.
+_SETTLE = 1.5
 
 
 async def health(deployment: Deployment) -> Sequence[Finding]:
@@ -134,16 +138,30 @@ async def metrics(deployment: Deployment) -> Sequence[Finding]:
     found: list[Finding] = []
     async with open_session() as http:
         for replica, tls in await _replicas(deployment):
+            read = partial(scrape, http, replica, tls, _PATIENCE)
             try:
-                scraped = await scrape(http, replica, tls, _PATIENCE)
+                complaints = await _lasting_complaints(replica.name, read, deployment.settings)
             except ServerError as failure:
                 if not deployment.options.urls:
                     raise Skip(f"no service runs here: {failure}; see --url") from None
                 found.append(error(str(failure), "start that replica, or look at its log"))
                 continue
-            complaints = list(_complaints(replica.name, scraped, deployment.settings))
             found += complaints or [ok(f"{replica.name} has nothing to complain of")]
     return found
+
+
+async def _lasting_complaints(
+    name: str, read: Callable[[], Awaitable[Scrape]], settings: Settings
+) -> Sequence[Finding]:
+    """Return the complaints that are still there at a second look.
+
+    A replica that has just started, or lost its database for a moment, has some that pass.
+    """
+    complaints = list(_complaints(name, await read(), settings))
+    if complaints:
+        await asyncio.sleep(_SETTLE)
+        complaints = list(_complaints(name, await read(), settings))
+    return complaints
 
 
 async def _replicas(
