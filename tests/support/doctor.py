@@ -15,7 +15,9 @@ PATIENT = 60.0
 async def examine(name: str, settings: Settings, **more: Any) -> list[Finding]:
     """Return what the check of this name finds; `more` are options, or parts of the deployment."""
     parts = {part: more.pop(part) for part in ("machine", "groups") if part in more}
-    deployment = Deployment(settings, Options(**{"timeout": PATIENT} | more), **parts)
+    deployment = Deployment(
+        settings=settings, options=Options(**{"timeout": PATIENT} | more), **parts
+    )
     try:
         [result] = await run_checks([each for each in CHECKS if each.name == name], deployment)
     finally:

@@ -189,7 +189,7 @@ def _selected(only: Sequence[str], skip: Sequence[str]) -> Sequence[Check]:
 async def _examine(
     settings: Settings, options: Options, checks: Sequence[Check]
 ) -> Sequence[Result]:
-    deployment = Deployment(settings, options)
+    deployment = Deployment(settings=settings, options=options)
     console = Console(stderr=True)
     waiting = {check.name: None for check in checks}
 

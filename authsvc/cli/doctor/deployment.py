@@ -47,9 +47,9 @@ class Deployment:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         options: Options = Options(),
-        *,
         machine: Clock | None = None,
         groups: ControlGroups = ControlGroups(),
     ) -> None:

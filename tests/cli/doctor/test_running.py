@@ -35,7 +35,7 @@ async def test_failing_and_hanging_checks_leave_the_others_alone(settings: Setti
         Check("b.two", "", hang),
         Check("c.three", "", fine),
     ]
-    results = await run_checks(checks, Deployment(settings, Options(timeout=0.1)))
+    results = await run_checks(checks, Deployment(settings=settings, options=Options(timeout=0.1)))
     found = [(result.check.name, result.findings[0]) for result in results]
     assert [name for name, _ in found] == ["a.one", "b.two", "c.three"]
     assert [each.level for _, each in found] == [Level.ERROR, Level.ERROR, Level.OK]
@@ -69,7 +69,9 @@ async def test_checks_run_at_the_same_time_but_those_that_measure(settings: Sett
     ]
     done: list[str] = []
     results = await run_checks(
-        checks, Deployment(settings, Options(timeout=60)), lambda check: done.append(check.name)
+        checks,
+        Deployment(settings=settings, options=Options(timeout=60)),
+        lambda check: done.append(check.name),
     )
     assert frozenset({"one", "two"}) in together
     assert results[0].findings == [ok("0 others")]
@@ -93,7 +95,7 @@ async def test_failure_becomes_a_finding(
     settings: Settings, failure: Exception, level: Level, said: str
 ) -> None:
     check = Check("a.one", "", raising(failure))
-    [result] = await run_checks([check], Deployment(settings))
+    [result] = await run_checks([check], Deployment(settings=settings))
     assert result.findings[0].level is level
     assert said in result.findings[0].text
 
@@ -102,7 +104,7 @@ async def test_check_that_gives_up_does_not_take_what_others_wait_for(
     settings: Settings,
 ) -> None:
     """What is opened once is opened on, when the first who asked for it is cancelled."""
-    deployment = Deployment(settings)
+    deployment = Deployment(settings=settings)
     gate = asyncio.Event()
 
     async def open_slowly() -> str:
