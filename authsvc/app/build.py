@@ -29,6 +29,7 @@ from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.block_list import BlockList
 from authsvc.core.limits.violations import Violations
+from authsvc.core.login.logins import Logins
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
@@ -39,6 +40,7 @@ from authsvc.core.retention.addresses import AddressTruncation
 from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.secrets_at_rest.key_ages import KeyAges
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -50,6 +52,7 @@ from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.use_cases import UseCases
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
+from authsvc.measures import Histogram
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import LoggedRevocation
@@ -83,6 +86,7 @@ class Parts:
     doorbell: Doorbell
     definitions: Definitions
     revocation_reader: LogFollower[LoggedRevocation]
+    revocation_delays: Histogram
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -192,6 +196,7 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            revocation_delays=self.revocation_delays,
             definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
@@ -214,6 +219,7 @@ class _Build(AccountBuild):
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
             login_freezes=self.login_freezes,
+            logins=Logins(self.login_freezes),
             session_opening=self.session_opening,
             session_validation=self.session_validation,
             session_refresh=self.session_refresh,
@@ -264,6 +270,7 @@ class _Build(AccountBuild):
             evidence_export=EvidenceExport(self.database, self.signing_keys, self.ip_blocking),
             resealing=Resealing(self.database, self.keyring, self.clock),
             key_usage=self.key_usage,
+            key_ages=self.key_ages,
         )
 
     @cached_property
@@ -350,6 +357,15 @@ class _Build(AccountBuild):
             keyring=self.keyring,
             pepper_ids=[pepper.id for pepper in self.settings.secrets.peppers],
             missing_keys=self.settings.encryption.missing_keys,
+        )
+
+    @cached_property
+    def key_ages(self) -> KeyAges:
+        return KeyAges(
+            database=self.database,
+            newest_key_id=self.keyring.newest.key_id,
+            newest_pepper_id=self.settings.secrets.peppers[0].id,
+            clock=self.clock,
         )
 
     @cached_property
