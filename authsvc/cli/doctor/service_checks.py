@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from authsvc.app.addresses import unix_path
 from authsvc.app.handshake import presented_certificate
+from authsvc.app.reload import Reload
 from authsvc.cli.connection import read_credentials
 from authsvc.cli.doctor.deployment import Deployment
 from authsvc.cli.doctor.findings import Finding, Skip, error, ok, warning
@@ -176,7 +177,7 @@ async def _replicas(
 
 
 # Gauges that are 1 (or more) when something is wrong.
-_WRONG_IF_SET: Mapping[str, tuple[str, str]] = {
+WRONG_IF_SET: Mapping[str, tuple[str, str]] = {
     "authsvc_settings_restart_needed": (
         "settings have changed that only a restart puts into force",
         "restart it; its log says which settings (settings_reloaded)",
@@ -184,6 +185,10 @@ _WRONG_IF_SET: Mapping[str, tuple[str, str]] = {
     "authsvc_settings_reload_failed": (
         "the settings in the file are invalid, and earlier ones in force",
         "run `authsvc config check`, and correct them before the next restart",
+    ),
+    "authsvc_tls_reload_failed": (
+        "the certificate files can't be used, and earlier ones are served",
+        "see tls.certificates; its log says why (certificates_not_reloaded)",
     ),
     "authsvc_migrations_pending": (
         "the database lacks migrations of this version",
@@ -203,7 +208,7 @@ _WRONG_IF_SET: Mapping[str, tuple[str, str]] = {
     ),
 }
 # Gauges that are 0 when something is wrong.
-_WRONG_IF_NOT_SET: Mapping[str, tuple[str, str]] = {
+WRONG_IF_NOT_SET: Mapping[str, tuple[str, str]] = {
     "authsvc_revocation_listener_up": (
         "revocations are not read in time, so its caches are bypassed and the database is asked",
         "look at its connection to the database, and at database.latency",
@@ -229,12 +234,19 @@ def _complaints(name: str, scraped: Scrape, settings: Settings) -> Iterator[Find
     if not scraped.of("authsvc_uptime_seconds"):
         yield error(f"{name} answers with metrics of something else", "correct --url")
         return
-    for metric, (problem, remedy) in _WRONG_IF_SET.items():
+    for metric, (problem, remedy) in WRONG_IF_SET.items():
         if scraped.value(metric):
             yield warning(f"{name}: {problem} ({metric})", remedy)
-    for metric, (problem, remedy) in _WRONG_IF_NOT_SET.items():
+    for metric, (problem, remedy) in WRONG_IF_NOT_SET.items():
         if scraped.value(metric) == 0:
             yield warning(f"{name}: {problem} ({metric})", remedy)
+    in_force = [labels["fingerprint"] for labels, _ in scraped.of("authsvc_settings_info")]
+    if in_force and in_force != [Reload(settings).fingerprint]:
+        yield warning(
+            f"{name}: it runs with other settings than these",
+            "run doctor with the same file, secrets and environment; if it did, restart the"
+            " replica, or wait until the rollout is over",
+        )
     age = scraped.value("authsvc_revocation_read_age_seconds")
     bound = settings.sessions.cache_staleness.total_seconds()
     if age is not None and age > bound:
