@@ -39,6 +39,7 @@ from authsvc.core.retention.addresses import AddressTruncation
 from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.validity import TokenValidity
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -83,6 +84,7 @@ class Parts:
     doorbell: Doorbell
     definitions: Definitions
     revocation_reader: LogFollower[LoggedRevocation]
+    token_validity: TokenValidity
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -192,6 +194,7 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            token_validity=self.token_validity,
             definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
