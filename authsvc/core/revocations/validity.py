@@ -31,7 +31,11 @@ class TokenValidity:
         return self._longest
 
     async def note(self) -> None:
-        """Note what is issued here, before it is, and read what others do; raises StoreUnavailable."""
+        """Note what is issued here, before it is, and read what others issue.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
         async with self._database.connection() as connection:
             now = self._clock.now()
             await store.note(connection, self._own, now)
