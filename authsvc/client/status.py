@@ -28,9 +28,9 @@ _WITHOUT_REASON: dict[grpc.StatusCode, type[AuthsvcError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: ServiceTimeout,
 }
 # What gRPC says when no connection can be made, and what that means.
-_OTHER_NAME = "The certificate of authsvc is not for the name of `target`, or that of `server_name`"
+_OTHER_NAME = "The certificate of authsvc is not for the name of the target, or `server_name`"
 _NOT_ACCEPTED = {
-    "CERTIFICATE_VERIFY_FAILED": "The certificate of authsvc is not valid by the authorities of `ca`",
+    "CERTIFICATE_VERIFY_FAILED": "The certificate of authsvc is not valid by the authorities in `ca`",
     "Hostname Verification": _OTHER_NAME,
     "is not in peer certificate": _OTHER_NAME,  # of older versions
     "WRONG_VERSION_NUMBER": "What answers at the address of authsvc does not speak TLS",

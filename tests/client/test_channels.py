@@ -76,8 +76,8 @@ async def test_changed_certificate_is_used_by_the_next_call(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("ca", "not valid by the authorities of `ca`"),
-        ("name", "not for the name of `target`"),
+        ("ca", "not valid by the authorities in `ca`"),
+        ("name", "not for the name of the target"),
         ("port", "does not speak TLS"),
     ],
 )
