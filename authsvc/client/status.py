@@ -30,7 +30,7 @@ _WITHOUT_REASON: dict[grpc.StatusCode, type[AuthsvcError]] = {
 # What gRPC says when no connection can be made, and what that means.
 _OTHER_NAME = "The certificate of authsvc is not for the name of the target, or `server_name`"
 _NOT_ACCEPTED = {
-    "CERTIFICATE_VERIFY_FAILED": "The certificate of authsvc is not valid by the authorities in `ca`",
+    "CERTIFICATE_VERIFY_FAILED": "The certificate of authsvc is not valid by what is in `ca`",
     "Hostname Verification": _OTHER_NAME,
     "is not in peer certificate": _OTHER_NAME,  # of older versions
     "WRONG_VERSION_NUMBER": "What answers at the address of authsvc does not speak TLS",

@@ -76,7 +76,7 @@ async def test_changed_certificate_is_used_by_the_next_call(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("ca", "not valid by the authorities in `ca`"),
+        ("ca", "not valid by what is in `ca`"),
         ("name", "not for the name of the target"),
         ("port", "does not speak TLS"),
     ],
