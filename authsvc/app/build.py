@@ -41,6 +41,7 @@ from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.secrets_at_rest.key_ages import KeyAges
+from authsvc.core.revocations.validity import TokenValidity
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -87,6 +88,7 @@ class Parts:
     definitions: Definitions
     revocation_reader: LogFollower[LoggedRevocation]
     revocation_delays: Histogram
+    token_validity: TokenValidity
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -197,6 +199,7 @@ class _Build(AccountBuild):
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
             revocation_delays=self.revocation_delays,
+            token_validity=self.token_validity,
             definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,

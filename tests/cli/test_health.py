@@ -6,7 +6,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import typer
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography import x509
