@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import structlog
@@ -28,11 +28,17 @@ from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 from authsvc.models.incidents import DetectionName, LoginMethod
 from authsvc.store.postgres.failures import describe
+from authsvc.tracing import Tracer
+
+if TYPE_CHECKING:
+    from authsvc.telemetry.exporter import Telemetry
 
 log = structlog.get_logger("authsvc.service")
 
 _PROBE_INTERVAL = 1.0
 _CERTIFICATE_INTERVAL = 1.0
+# How long a stop sends spans that are left: what the drain has left of its time, within these.
+_TELEMETRY_PATIENCE = (1.0, 5.0)
 # How long a stop waits for deliveries in progress.
 _DELIVERY_PATIENCE = timedelta(seconds=5)
 
@@ -62,6 +68,7 @@ class Application:
         self._reload = Reload(settings)
         self._stack = AsyncExitStack()
         self._started = asyncio.Event()
+        self._drained_by = 0.0
 
     @classmethod
     async def start(
@@ -116,7 +123,9 @@ class Application:
     async def stop(self) -> None:
         """Drain: reject new calls, let those in progress finish, then close everything."""
         self.web.end()
-        await self.server.drain(self._settings.grpc.drain_timeout.total_seconds())
+        grace = self._settings.grpc.drain_timeout.total_seconds()
+        self._drained_by = asyncio.get_running_loop().time() + grace
+        await self.server.drain(grace)
         await self._stack.aclose()
 
     def reload(self, settings: Settings) -> Reloaded:
@@ -159,7 +168,8 @@ class Application:
         _measure(parts, metrics)
         _measure_reload(self._reload, metrics)
         _measure_incidents(parts, metrics)
-        deliverer = self._open_deliverer(parts, metrics)
+        tracer = self._open_telemetry(metrics)
+        deliverer = self._open_deliverer(parts, metrics, tracer)
         forwarding = self._open_forwarding(parts, metrics)
         self.web = Web(
             settings=self._settings,
@@ -177,6 +187,7 @@ class Application:
             clock=parts.clock,
             metrics=metrics,
             interceptors=self._interceptors,
+            tracer=tracer,
         )
         self._stack.push_async_callback(parts.violations.flush)
         self._stack.push_async_callback(_flush, parts.session_last_use)
@@ -198,7 +209,23 @@ class Application:
         self._started.set()
         self._set_serving(serving=True)
 
-    def _open_deliverer(self, parts: Parts, metrics: Metrics) -> Deliverer:
+    def _open_telemetry(self, metrics: Metrics) -> Tracer | None:
+        settings = self._settings.telemetry
+        if settings.otlp_endpoint is None:
+            return None
+        from authsvc.telemetry.exporter import Telemetry  # noqa: PLC0415 - an extra, which few install
+
+        telemetry = Telemetry(settings, metrics)
+        telemetry.start()
+        self._stack.push_async_callback(self._close_telemetry, telemetry)
+        return telemetry.tracer
+
+    async def _close_telemetry(self, telemetry: "Telemetry") -> None:
+        least, most = _TELEMETRY_PATIENCE
+        left = self._drained_by - asyncio.get_running_loop().time()
+        await telemetry.close(max(least, min(left, most)))
+
+    def _open_deliverer(self, parts: Parts, metrics: Metrics, tracer: Tracer | None) -> Deliverer:
         channel = self._settings.delivery.channel
         if channel == "none":
             log.warning("delivery_disabled")
@@ -212,6 +239,7 @@ class Application:
             self._settings,
             parts.clock,
             lambda outcome: outcomes.labels(channel, outcome).inc(),
+            tracer,
         )
         metrics.add_gauge(
             "authsvc_outbox_pending",
