@@ -13,7 +13,7 @@ from random import Random
 from secrets import token_hex
 from time import monotonic, perf_counter, time_ns
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from authsvc.conventions import DROPPED_SPANS, ERROR_TYPE
 
@@ -104,13 +104,13 @@ class Span:
         "parent_id",
         "start",
     )
-    _token: "Token[Span | None]"
+    _token: Token[Any]
 
     def __init__(
         self,
+        *,
         trace: _Trace,
         parent_id: str,
-        *,
         name: str,
         kind: SpanKind,
         attributes: Attributes,
@@ -151,7 +151,12 @@ class Span:
             return None
         trace.room -= 1
         return Span(
-            trace, self.id, name=name, kind=kind, attributes=attributes, began=perf_counter()
+            trace=trace,
+            parent_id=self.id,
+            name=name,
+            kind=kind,
+            attributes=attributes,
+            began=perf_counter(),
         )
 
     def fail(self, kind: str) -> None:
@@ -266,7 +271,9 @@ class Tracer:
             (parent.trace_id, parent.span_id, parent.state) if parent else (token_hex(16), "", "")
         )
         trace = _Trace(trace_id, state, self._sink)
-        first = Span(trace, span_id, name=name, kind=kind, attributes={}, began=began)
+        first = Span(
+            trace=trace, parent_id=span_id, name=name, kind=kind, attributes={}, began=began
+        )
         SPAN.set(first)
         return first
 

@@ -80,9 +80,8 @@ class Collector(trace_grpc.TraceServiceServicer, metrics_grpc.MetricsServiceServ
         if self.refusal is not None:
             await context.abort(self.refusal, "not now")
         if traces:
-            response = trace_pb.ExportTraceServiceResponse()
-            response.partial_success.rejected_spans = self.rejects
-            return response
+            partial = trace_pb.ExportTracePartialSuccess(rejected_spans=self.rejects)
+            return trace_pb.ExportTraceServiceResponse(partial_success=partial)
         return metrics_pb.ExportMetricsServiceResponse()
 
     def _take(self, request: Any, *, traces: bool) -> None:
@@ -97,14 +96,18 @@ class Collector(trace_grpc.TraceServiceServicer, metrics_grpc.MetricsServiceServ
 
 @asynccontextmanager
 async def collecting(
-    credentials: grpc.ServerCredentials | None = None, port: int = 0
+    credentials: grpc.ServerCredentials | None = None,
 ) -> AsyncIterator[Collector]:
     """Serve a collector."""
     collector = Collector()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    trace_grpc.add_TraceServiceServicer_to_server(collector, server)
-    metrics_grpc.add_MetricsServiceServicer_to_server(collector, server)
-    address = f"127.0.0.1:{port}"
+    untyped: Any = (
+        trace_grpc.add_TraceServiceServicer_to_server,
+        metrics_grpc.add_MetricsServiceServicer_to_server,
+    )
+    for add in untyped:
+        add(collector, server)
+    address = "127.0.0.1:0"
     if credentials is None:
         collector.port = server.add_insecure_port(address)
     else:
