@@ -105,7 +105,7 @@ baseline: $(VENV)/.dev ## Record the protos as released: later changes must not 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 lock: $(VENV)/.dev ## Lock the dependencies of pyproject.toml (UPGRADE=--upgrade takes newer versions)
-	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra server -o deploy/requirements.lock
+	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra server --extra otel -o deploy/requirements.lock
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra embedded -c deploy/requirements.lock -o deploy/requirements-embedded.lock
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra dev -c deploy/requirements-embedded.lock -o deploy/requirements-dev.lock
 	$(BIN)/$(LOCK) --group protos $(UPGRADE) -o deploy/requirements-protos.lock

@@ -69,6 +69,7 @@ from authsvc.rpc.session.service import SessionHandler
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import check_schema
+from authsvc.tracing import Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,11 @@ async def open_parts(
 
 
 def open_deliverer(
-    parts: Parts, settings: Settings, clock: Clock, count: Callable[[str], object]
+    parts: Parts,
+    settings: Settings,
+    clock: Clock,
+    count: Callable[[str], object],
+    tracer: Tracer | None = None,
 ) -> Deliverer:
     """Return the deliverer, woken when messages are enqueued; `count` is called with each outcome.
 
@@ -152,6 +157,7 @@ def open_deliverer(
         settings=settings.delivery,
         clock=clock,
         count=count,
+        tracer=tracer,
     )
     parts.doorbell.answer(Channel.OUTBOX, deliverer.wake)
     return deliverer
