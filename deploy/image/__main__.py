@@ -1,4 +1,4 @@
-"""`make image`: builds the container image from this checkout; `make image-lock` renews its lock."""
+"""`make image` builds the container image of this checkout; `make image-lock` renews its lock."""
 
 import argparse
 import sys

@@ -6,7 +6,11 @@ from pathlib import Path
 from deploy.image import debian, recipe
 
 _AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
-_FOLDERS = ("dev", "proc", "run", "sys", "tmp", "var/tmp")
+_FOLDERS = (
+    *("dev", "proc", "run", "sys", "tmp", "var/tmp"),
+    # Where the manifests mount settings, for runtimes that can't make folders in a read-only root.
+    *("etc/authsvc/config", "etc/authsvc/secrets", "etc/authsvc/tls"),
+)
 _LINKS = {
     # Where OpenSSL looks for the authorities that it trusts.
     "usr/lib/ssl/certs": "/etc/ssl/certs",
@@ -18,7 +22,7 @@ def make_base(folder: Path, files: Mapping[str, Path], packages: Iterable[str]) 
     """Make the root file system of `packages`, the files of which are given by name."""
     for package in packages:
         debian.unpack(files[package], folder, recipe.OMITTED)
-        debian.note_package(files[package], folder)
+        debian.note_package(package, files[package], folder)
     for name in _FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name, text in recipe.ACCOUNTS.items():

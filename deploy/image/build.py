@@ -71,6 +71,7 @@ def build(output: Path, *, cache: Path, source: Source, lock: Path = LOCK) -> Bu
         ImageError: Something can't be had, or isn't what the locks say.
         AptError: apt failed.
     """
+    output, cache = output.resolve(), cache.resolve()
     machine = recipe.this_machine()
     names = package_names(machine)
     locked = debian.read_lock(lock)
@@ -92,9 +93,7 @@ def build(output: Path, *, cache: Path, source: Source, lock: Path = LOCK) -> Bu
         _copy_service(work / "source")
         wheels.install_own(work / "source", work / "service", machine, source.epoch)
         wheels.write_command(work / "service")
-        bill = _bill(
-            (locked[each] for each in recipe.PACKAGES), work / "packages", source
-        )
+        bill = _bill((locked[each] for each in recipe.PACKAGES), work / "packages", source)
         _document(work / "service", bill)
         layers = [
             _layer(work / each, source, interpreter, f"{text} (deploy/image)")
@@ -182,13 +181,12 @@ def _component(package: debian.Package) -> Component:
 
 def _labels(source: Source) -> dict[str, str]:
     created = datetime.fromtimestamp(source.epoch, UTC)
-    return {
-        "org.opencontainers.image.title": recipe.TITLE,
-        "org.opencontainers.image.description": recipe.DESCRIPTION,
-        "org.opencontainers.image.version": __version__,
-        "org.opencontainers.image.revision": source.revision,
-        "org.opencontainers.image.created": f"{created:%Y-%m-%dT%H:%M:%SZ}",
-    }
+    values = (
+        *(recipe.TITLE, recipe.DESCRIPTION, __version__, source.revision),
+        f"{created:%Y-%m-%dT%H:%M:%SZ}",
+    )
+    names = (f"org.opencontainers.image.{name}" for name in recipe.LABELS)
+    return dict(zip(names, values, strict=True))
 
 
 def _git(*arguments: str) -> str:

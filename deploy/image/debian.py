@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from deploy.image.apt import Apt
+from deploy.image.apt import Apt, AptError
 from deploy.image.errors import ImageError
 
 _HEAD = """\
@@ -85,7 +85,12 @@ def fetch(packages: Sequence[Package], *, release: str, cache: Path) -> list[Pat
         apt.update()
         with tempfile.TemporaryDirectory(dir=cache) as name:
             folder = Path(name)
-            apt.download([f"{package.name}={package.version}" for package in missing], folder)
+            try:
+                apt.download([f"{package.name}={package.version}" for package in missing], folder)
+            except AptError as error:
+                raise ImageError(
+                    f"{error}\nRun `make image-lock` for what Debian has now"
+                ) from error
             found = {Package.read(file): file for file in folder.iterdir()}
             for package in missing:
                 if package not in found:
@@ -107,20 +112,16 @@ def unpack(file: Path, folder: Path, omitted: re.Pattern[str] | None = None) -> 
             _extract(archive, member, folder, name)
 
 
-def note_package(file: Path, folder: Path) -> None:
+def note_package(package: str, file: Path, folder: Path) -> None:
     """Note in `folder` that the package is there, as scanners of images expect it.
 
     dpkg's own database is one file; images without dpkg have one for each package instead.
     """
     notes = folder / "var/lib/dpkg/status.d"
     notes.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(_dpkg_deb("--ctrl-tarfile", file))) as archive:
-        control = _text(archive, "./control")
-        sums = _text(archive, "./md5sums") if "./md5sums" in archive.getnames() else ""
-    name = re.search(r"^Package: (\S+)$", control, re.MULTILINE)
-    assert name is not None
-    (notes / name[1]).write_text(control)
-    (notes / f"{name[1]}.md5sums").write_text("".join(_present(sums, folder)))
+    (notes / package).write_bytes(_dpkg_deb("--info", file, "control"))
+    sums = _dpkg_deb("--info", file, "md5sums").decode()
+    (notes / f"{package}.md5sums").write_text("".join(_present(sums, folder)))
 
 
 def _present(sums: str, folder: Path) -> Iterator[str]:
@@ -129,9 +130,7 @@ def _present(sums: str, folder: Path) -> Iterator[str]:
             yield line
 
 
-def _extract(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, name: str
-) -> None:
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, name: str) -> None:
     target = folder / name
     # A link in the tree, such as /var/run, may lead out of the folder.
     if not target.parent.resolve().is_relative_to(folder.resolve()):
@@ -146,12 +145,6 @@ def _extract(
         raise ImageError(f"a package contains a special file: {member.name}")
     target.write_bytes(content.read())
     target.chmod(0o755 if member.mode & 0o100 else 0o644)
-
-
-def _text(archive: tarfile.TarFile, name: str) -> str:
-    content = archive.extractfile(name)
-    assert content is not None
-    return content.read().decode()
 
 
 def _cached(cache: Path, package: Package) -> Path:

@@ -53,7 +53,9 @@ class Image:
                 "io.containerd.image.name": f"{self.name}:{self.tag}",
             },
         }
-        _write(folder / "index.json", {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [index]})
+        _write(
+            folder / "index.json", {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [index]}
+        )
         _write(folder / "oci-layout", {"imageLayoutVersion": "1.0.0"})
         paths = [f"blobs/sha256/{_hex(each)}" for each in (config, *layers)]
         docker = {"Config": paths[0], "RepoTags": [f"{self.name}:{self.tag}"], "Layers": paths[1:]}

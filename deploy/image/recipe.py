@@ -15,6 +15,8 @@ USER = 65532
 TITLE = "authsvc"
 DESCRIPTION = "Users, sessions, tokens and rate limits over gRPC and mutual TLS"
 
+LABELS = ("title", "description", "version", "revision", "created")
+
 # Where the service is installed: a virtual environment, as in `deploy/Dockerfile`.
 PREFIX = "opt/authsvc"
 SITE_PACKAGES = f"{PREFIX}/lib/python{PYTHON}/site-packages"

@@ -37,12 +37,12 @@ class Interpreter:
         self._run(program, ("--strip-unneeded", *map(str, files)), {})
 
     def _run(self, program: str, arguments: tuple[str, ...], environment: dict[str, str]) -> str:
-        libraries = self.root / "usr" / "lib" / self.machine.triplet
+        loader, libraries, path = (
+            str(self.root / each)
+            for each in (self.machine.loader, f"usr/lib/{self.machine.triplet}", program)
+        )
         done = subprocess.run(  # noqa: S603 - the image's own programs
-            [
-                *(self.root / self.machine.loader, "--library-path", libraries),
-                *(self.root / program, *arguments),
-            ],
+            [loader, "--library-path", libraries, path, *arguments],
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"} | environment,
             check=False,
             capture_output=True,

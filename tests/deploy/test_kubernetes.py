@@ -93,7 +93,7 @@ def test_network_policy_lets_out_to_database_and_pooler() -> None:
 
 def test_grace_period_exceeds_drain_time() -> None:
     (container,) = POD["containers"]
-    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert POD["terminationGracePeriodSeconds"] > pause + 20
 
 

@@ -18,6 +18,7 @@ from deploy.image.apt import Apt, AptError
 from tests.world.place import FOLDER, WorldError
 from tests.world.tools import TOOLS
 
+
 @dataclass(frozen=True)
 class Program:
     """A program of Debian's: `path` in the first of `packages`; the others are its libraries.
@@ -49,7 +50,9 @@ class Program:
         if not self.is_installed():
             raise WorldError(f"{self.name} is missing: run `python -m tests.world.install`")
         program = self.folder / self.path
-        folders = (path for root in ("usr/lib", "lib") for path in self.folder.glob(f"{root}/*-linux-*"))
+        folders = (
+            path for root in ("usr/lib", "lib") for path in self.folder.glob(f"{root}/*-linux-*")
+        )
         libraries = ":".join(map(str, folders))
         if self.release is None:
             return ["/usr/bin/env", f"LD_LIBRARY_PATH={libraries}", str(program)]
@@ -109,7 +112,9 @@ COTURN = Program(
 SOFTHSM = Program("softhsm", "usr/bin/softhsm2-util", ("softhsm2", "libsofthsm2"))
 # Read images by another understanding of the format, and run them as container engines do.
 UMOCI = Program("umoci", "usr/bin/umoci", ("umoci",))
-BUBBLEWRAP = Program("bubblewrap", "usr/bin/bwrap", ("bubblewrap", "libcap2", "libpcre2-8-0", "libselinux1"))
+BUBBLEWRAP = Program(
+    "bubblewrap", "usr/bin/bwrap", ("bubblewrap", "libcap2", "libpcre2-8-0", "libselinux1")
+)
 PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, UMOCI, BUBBLEWRAP)
 
 
