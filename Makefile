@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo dev psql test test-fast test-world drills coverage mutants bench check audit format hooks \
-	protos settings metrics baseline lock release clean
+	protos settings metrics baseline lock image image-lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -109,6 +109,12 @@ lock: $(VENV)/.dev ## Lock the dependencies of pyproject.toml (UPGRADE=--upgrade
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra embedded -c deploy/requirements.lock -o deploy/requirements-embedded.lock
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra dev -c deploy/requirements-embedded.lock -o deploy/requirements-dev.lock
 	$(BIN)/$(LOCK) --group protos $(UPGRADE) -o deploy/requirements-protos.lock
+
+image: $(VENV)/.dev ## Build the container image into dist/, from Debian's packages and the locked wheels
+	@exec $(BIN)/python -m deploy.image build
+
+image-lock: $(VENV)/.dev ## Lock the newest versions of Debian's packages in the image
+	@exec $(BIN)/python -m deploy.image lock
 
 release: $(VENV)/.dev ## Release VERSION=1.2.3: changelog, packages, SBOM, tag (DRY_RUN=1 only says what)
 	@test -n "$(VERSION)" || { echo "error: name the version: make release VERSION=1.2.3"; exit 1; }

@@ -5,7 +5,7 @@ The components, their hashes and their dependencies are read from the lock of th
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from uuid import NAMESPACE_URL, uuid5
@@ -49,8 +49,19 @@ def read_lock(lock: str) -> Iterator[LockedPackage]:
         yield package
 
 
-def bill_of_materials(lock: str, version: Version, day: date) -> str:
-    """Return the components of the service `version`, released on `day`, as CycloneDX 1.6."""
+def bill_of_materials(
+    lock: str,
+    version: Version,
+    day: date,
+    *,
+    absent: Collection[str] = (),
+    system: Collection[Component] = (),
+) -> str:
+    """Return the components of the service `version`, released on `day`, as CycloneDX 1.6.
+
+    An image lacks packages of the lock that are for other systems (`absent`), and has those of its
+    own beside them (`system`).
+    """
     service = Component(
         name="authsvc",
         version=str(version),
@@ -60,12 +71,16 @@ def bill_of_materials(lock: str, version: Version, day: date) -> str:
     components = {"authsvc": service}
     needs: dict[str, list[Component]] = defaultdict(list)
     for package in read_lock(lock):
+        if package.name in absent:
+            continue
         components[package.name] = component = _component(package)
         for name in package.needed_by:
             needs[name].append(component)
+    parts = [component for name, component in components.items() if name != "authsvc"]
+    also = "".join(f"{component.purl}\n" for component in system)
     bom = Bom(
-        components=[component for name, component in components.items() if name != "authsvc"],
-        serial_number=uuid5(NAMESPACE_URL, f"authsvc {version}\n{lock}"),
+        components=[*parts, *system],
+        serial_number=uuid5(NAMESPACE_URL, f"authsvc {version}\n{lock}{also}"),
         metadata=BomMetaData(component=service, timestamp=datetime.combine(day, time(), UTC)),
     )
     for name, component in components.items():

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import grpc
 import pytest
@@ -16,24 +16,25 @@ from authsvc.dev.workspace import Workspace
 _PATIENCE = 180.0
 
 
-class Process:
-    """A running command; `output` collects what it prints.
+class Program:
+    """A running program; `output` collects what it prints.
 
     The output is read continuously, as a service whose log is not read blocks when the pipe fills.
     """
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
-        ports = {} if "--http" in arguments else {"AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"}
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], keep: Sequence[int] = ()
+    ) -> None:
         self.output = ""
         self._ended = False
         self._more = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "authsvc", *arguments],
+            command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=clean | {"COLUMNS": "200"} | ports | environment,
+            env=environment,
+            pass_fds=keep,
         )
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read)
@@ -80,6 +81,18 @@ class Process:
         with self._more:
             self._ended = True
             self._more.notify_all()
+
+
+class Process(Program):
+    """A running command of the service's, without the settings of this process's environment."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
+        ports = {} if "--http" in arguments else {"AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"}
+        super().__init__(
+            [sys.executable, "-m", "authsvc", *arguments],
+            clean | {"COLUMNS": "200"} | ports | environment,
+        )
 
 
 class Replica:

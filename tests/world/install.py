@@ -6,8 +6,6 @@ Nothing is installed into the system, and no privilege is needed: apt runs on fo
 with the machine's package sources. A program that is there already is left alone.
 """
 
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from deploy.image.apt import Apt, AptError
 from tests.world.crds import CRDS
 from tests.world.place import FOLDER, WorldError
 from tests.world.tools import TOOLS
-
-_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,10 @@ class Program:
         if not self.is_installed():
             raise WorldError(f"{self.name} is missing: run `python -m tests.world.install`")
         program = self.folder / self.path
-        libraries = ":".join(str(path) for path in self.folder.glob("usr/lib/*-linux-*"))
+        folders = (
+            path for root in ("usr/lib", "lib") for path in self.folder.glob(f"{root}/*-linux-*")
+        )
+        libraries = ":".join(map(str, folders))
         if self.release is None:
             return ["/usr/bin/env", f"LD_LIBRARY_PATH={libraries}", str(program)]
         [loader] = self.folder.glob("usr/lib/*-linux-*/ld-linux-*.so.*")
@@ -111,76 +111,32 @@ COTURN = Program(
     ),
 )
 SOFTHSM = Program("softhsm", "usr/bin/softhsm2-util", ("softhsm2", "libsofthsm2"))
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM)
-
-
-class _Apt:
-    """apt on folders of its own, for one release."""
-
-    def __init__(self, release: str | None) -> None:
-        self._home = FOLDER / f"apt-{release or 'own'}"
-        for part in ("lists/partial", "archives/partial", "state", "sources"):
-            (self._home / part).mkdir(parents=True, exist_ok=True)
-        own = _codename()
-        _copy_sources(self._home / "sources", own, release or own)
-        self._options = [
-            f"-oDir::Etc::sourcelist={os.devnull}",
-            f"-oDir::Etc::sourceparts={self._home / 'sources'}",
-            f"-oDir::State={self._home / 'state'}",
-            f"-oDir::State::lists={self._home / 'lists'}",
-            f"-oDir::Cache={self._home}",
-            "-oAPT::Sandbox::User=root",
-        ]
-
-    def download(self, packages: Sequence[str], folder: Path) -> None:
-        """Download the packages' files into `folder`."""
-        self._run("update", folder)
-        self._run("download", folder, *packages)
-
-    def _run(self, command: str, folder: Path, *arguments: str) -> None:
-        done = subprocess.run(
-            ["apt-get", "-q", *self._options, command, *arguments],
-            cwd=folder,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise WorldError(f"`apt-get {command}` failed:\n{done.stderr.strip()}")
+# Read images by another understanding of the format, and run them as container engines do.
+UMOCI = Program("umoci", "usr/bin/umoci", ("umoci",))
+BUBBLEWRAP = Program(
+    "bubblewrap", "usr/bin/bwrap", ("bubblewrap", "libcap2", "libpcre2-8-0", "libselinux1")
+)
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, UMOCI, BUBBLEWRAP)
 
 
 def install(program: Program) -> None:
     """Install the program unless it is there; raises WorldError."""
     if program.is_installed():
         return
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise WorldError(f"{program.name} comes from Debian: run these tests on Debian or Ubuntu")
     print(f"Installing {program.name} …", flush=True)
     downloads = program.folder / "downloads"
     shutil.rmtree(program.folder, ignore_errors=True)
     downloads.mkdir(parents=True)
-    _Apt(program.release).download(program.packages, downloads)
+    try:
+        apt = Apt(FOLDER / f"apt-{program.release or 'own'}", program.release)
+        apt.update()
+        apt.download(program.packages, downloads)
+    except AptError as error:
+        raise WorldError(f"{program.name}: {error}") from error
     for package in downloads.iterdir():
         subprocess.run(["dpkg", "-x", package, program.folder], check=True)
     shutil.rmtree(downloads)
     program.mark_installed()
-
-
-def _codename() -> str:
-    release = Path("/etc/os-release").read_text()
-    found = re.search(r"^VERSION_CODENAME=(\w+)$", release, re.MULTILINE)
-    if found is None:
-        raise WorldError("the release of this machine has no name in /etc/os-release")
-    return found[1]
-
-
-def _copy_sources(folder: Path, own: str, release: str) -> None:
-    """Copy the machine's sources of packages, with another release's name for its own."""
-    single, several = _SOURCES
-    for source in (single, *several.glob("*.list"), *several.glob("*.sources")):
-        if source.is_file():
-            text = re.sub(rf"\b{own}\b", release, source.read_text())
-            (folder / source.name).write_text(text)
 
 
 def main() -> None:
