@@ -155,7 +155,7 @@ class Verification:
     ) -> str | None:
         """Return the reason not to accept a token that the service signed, or None."""
         wall = self._clock()
-        if wall >= claims.expires:
+        if wall >= claims.expires or claims.expires <= self.knowledge.swept_until:
             return "EXPIRED"
         if claims.valid_from > wall + self._skew:
             return "NOT_YET_VALID"
