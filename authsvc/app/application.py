@@ -19,6 +19,7 @@ from authsvc.app.loop_lag import LoopLag
 from authsvc.app.metrics import SERVER, SERVICE
 from authsvc.app.metrics.running import Running
 from authsvc.app.metrics.table import MetricTable
+from authsvc.app.metrics.telemetry import TELEMETRY
 from authsvc.app.reload import Reload, Reloaded
 from authsvc.app.server import Server
 from authsvc.app.web import Web
@@ -243,6 +244,7 @@ class Application:
         from authsvc.telemetry.exporter import Telemetry  # noqa: PLC0415 - an extra, which few install
 
         telemetry = Telemetry(settings, metrics)
+        metrics.registry.register(MetricTable(TELEMETRY, telemetry))
         telemetry.start()
         self._stack.push_async_callback(self._close_telemetry, telemetry)
         return telemetry.tracer

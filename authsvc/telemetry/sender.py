@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from authsvc.config import TelemetrySettings
+from authsvc.measures import Counts
 
 log = structlog.get_logger("authsvc.telemetry")
 
@@ -65,9 +66,9 @@ class NotSent(Exception):
 
 
 class Sender:
-    """Sends one signal; `failures` counts what was not taken."""
+    """Sends one signal; counts in `failures` what was not taken."""
 
-    def __init__(self, settings: TelemetrySettings, signal: Signal) -> None:
+    def __init__(self, settings: TelemetrySettings, signal: Signal, failures: Counts) -> None:
         """Open a connection, which is established by the first call; raises OSError for a file."""
         self._settings = settings
         self._signal = signal
@@ -75,7 +76,7 @@ class Sender:
         secret = settings.authorization
         self._metadata = (("authorization", secret.get_secret_value()),) if secret else ()
         self._is_failing = False
-        self.failures = 0
+        self._failures = failures
         self._open()
 
     async def send(self, body: bytes) -> int:
@@ -102,7 +103,7 @@ class Sender:
         await self._channel.close()
 
     def _failed(self, problem: str) -> None:
-        self.failures += 1
+        self._failures.add(self._signal.value)
         if not self._is_failing:
             self._is_failing = True
             log.warning("telemetry_not_sent", signal=self._signal.value, problem=problem)

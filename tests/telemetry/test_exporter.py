@@ -16,6 +16,8 @@ import pytest
 import pytest_asyncio
 
 from authsvc import __version__
+from authsvc.app.metrics.table import MetricTable
+from authsvc.app.metrics.telemetry import TELEMETRY
 from authsvc.config import ConfigError, TelemetrySettings
 from authsvc.metrics import Metrics
 from authsvc.telemetry import exporter
@@ -34,6 +36,7 @@ class Sending:
     def __init__(self, settings: TelemetrySettings) -> None:
         self.metrics = Metrics()
         self.telemetry = Telemetry(settings, self.metrics)
+        self.metrics.registry.register(MetricTable(TELEMETRY, self.telemetry))
 
     def call(self, count: int = 1) -> None:
         """Trace calls."""
@@ -225,7 +228,7 @@ async def test_metrics_are_sent_at_intervals(
     often = {"metrics_interval": timedelta(milliseconds=10)}
     start(collector.settings().model_copy(update=often))
     await collector.until(lambda it: it.calls > 2)
-    assert "process.memory.usage" in collector.metrics
+    assert "process.cpu.time" in collector.metrics
 
 
 async def test_missing_file_is_named(tmp_path: Path) -> None:
