@@ -1,10 +1,13 @@
 """`authsvc health`: under which name it verifies the service, and what it says if it can't."""
 
+import asyncio
 from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -146,3 +149,34 @@ def test_impossible_timeout_is_refused_in_one_line(timeout: str) -> None:
     result = CliRunner().invoke(app, ["health", "--timeout", timeout])
     assert result.exit_code == 1
     assert result.stderr == "error: --timeout is more than 0 and at most 3600 seconds\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(200, "SERVING"), (503, "is not ready: the database is away")]
+)
+async def test_http_port_is_asked_without_a_certificate(status: int, expected: str) -> None:
+    async def readyz(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text="the database is away\n")
+
+    site = web.Application()
+    site.router.add_get("/readyz", readyz)
+    async with TestServer(site) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["health", "--http", address])
+    assert expected in result.output
+    assert result.exit_code == (0 if status == 200 else 1)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8081", "ftp://localhost", "http:///x", "http://a/b"]
+)
+def test_http_address_is_checked(address: str) -> None:
+    result = CliRunner().invoke(app, ["health", "--http", address])
+    assert result.exit_code == 1
+    assert "--http: expected an address" in result.output
+
+
+def test_http_port_that_does_not_answer_is_explained() -> None:
+    result = CliRunner().invoke(app, ["health", "--http", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "http://127.0.0.1:1 does not answer: " in result.output
