@@ -18,6 +18,7 @@ class _Root(ImportingGroup):
         "migrate": "authsvc.cli.migrate",
         "health": "authsvc.cli.health",
         "doctor": "authsvc.cli.doctor.command",
+        "top": "authsvc.cli.top.command",
         "call": "authsvc.cli.call",
         "demo": "authsvc.cli.demo",
         "config": "authsvc.cli.config",
