@@ -27,7 +27,6 @@ from authsvc.config import Settings
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import policies_from
 from authsvc.errors import StoreUnavailable
-from authsvc.measures import Counts
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 from authsvc.tracing import Tracer
@@ -169,16 +168,10 @@ class Application:
         await parts.hasher.choose_library()
         metrics = Metrics()
         tracer = self._open_telemetry(metrics)
-        channel = self._settings.delivery.channel
-        if channel == "none":
+        if self._settings.delivery.channel == "none":
             log.warning("delivery_disabled")
-        messages, forwarded = Counts(), Counts()
-        deliverer = open_deliverer(
-            parts, self._settings, parts.clock, partial(messages.add, channel), tracer
-        )
-        forwarding = open_forwarding(
-            parts, self._settings, lambda outcome, count: forwarded.add(outcome, count=count)
-        )
+        deliverer = open_deliverer(parts, self._settings, tracer)
+        forwarding = open_forwarding(parts, self._settings)
         database_watch, loop_lag = DatabaseWatch(parts.database), LoopLag()
         self.web = Web(
             settings=self._settings,
@@ -202,9 +195,7 @@ class Application:
             settings=self._settings,
             parts=parts,
             deliverer=deliverer,
-            messages=messages,
             forwarding=forwarding,
-            forwarded=forwarded,
             reload=self._reload,
             database_watch=database_watch,
             loop_lag=loop_lag,
