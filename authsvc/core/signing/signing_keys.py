@@ -106,6 +106,10 @@ class SigningKeys:
         """Return the JSON Web Key Set: the keys that verify now and the one that will sign next."""
         return self._jwks
 
+    def has_secret_keys(self) -> bool:
+        """Return whether there are keys that verify and are not in `jwks`."""
+        return self._keys.has_secret()
+
     def jwks_expire_time(self) -> datetime:
         """Return until when `jwks` may be cached so that a new key is seen before it signs.
 
