@@ -275,6 +275,28 @@ class SigningKeys:
             infos = [row.info for row in await store.list_all(conn)]
         return self._with_plan(infos)
 
+    async def find_orphans(self) -> Sequence[str]:
+        """Return the ids, in hexadecimal, of secrets in the HSM that no stored key names.
+
+        An interrupted rotation leaves them behind. Nothing is returned while a stored key can't be
+        opened, as one of them may be its secret.
+
+        Raises:
+            StoreUnavailable: The HSM or the database did not answer.
+        """
+        # First, so that no key is missing that is stored meanwhile.
+        found = set(await self._signer.find_external_ids())
+        async with self._database.connection() as conn:
+            rows = await store.list_all(conn)
+        for row in rows:
+            try:
+                key = key_set.open_key(row, self._keyring)
+            except (SealError, ValueError):
+                return []
+            if key.external is not None:
+                found.discard(key.external.id)
+        return sorted(id_.hex() for id_ in found)
+
     def on_revocation(self, event: Revocation) -> None:
         """Distrust a key at once if the event revokes one."""
         if event.kind == "key":
