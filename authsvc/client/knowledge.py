@@ -30,8 +30,8 @@ class Knowledge:
         keys: The published keys.
         revoked: The sessions and users that were revoked.
         known_until: Up to when all revocations are known.
-        swept_until: Which revocations may be forgotten, by their expiry: a token that expired
-            before must not be accepted any more, even if the clock is set back.
+        swept_until: Revocations that expired by then may be forgotten: tokens that did are refused,
+            even if the clock is set back.
         cursor: Where the stream continues; "" to begin anew.
         is_lost: Whether the process was forked: nothing arrives in the child.
         counts: How often something was done to know more.

@@ -199,8 +199,8 @@ class Verification:
         keys = self.knowledge.keys
         if keys.is_revoked(header.key_id):
             self._reject("SIGNATURE_INVALID")
-        # A symmetric key is never published: only the service can tell.
-        if not keys.is_usable(now) or header.algorithm == "HS256":
+        # A symmetric key is never published: only the service can tell, if it has any.
+        if not keys.is_usable(now) or (header.algorithm == "HS256" and not keys.are_all):
             self._leave_open("UNUSABLE")
         if not keys.may_exist(now):
             self._reject("SIGNATURE_INVALID")

@@ -146,6 +146,18 @@ def test_symmetric_signature_is_left_to_the_service(world: World) -> None:
     assert not isinstance(caught.value, KeyUnknown)
 
 
+def test_symmetric_signature_is_of_an_unknown_key_where_there_are_no_secret_ones(
+    world: World,
+) -> None:
+    jwks = json.dumps({"keys": [KEY.public_jwk]})
+    for seconds_ago, error in ((100.0, KeyUnknown), (1.0, TokenRejected)):
+        began = elapsed() - seconds_ago
+        world.knowledge.keys.begin(began)
+        world.knowledge.keys.install(jwks, 3600, began, are_all=True)
+        with pytest.raises(error):
+            world.verification.judge(token(SYMMETRIC), "shop", (), "", None, 1e9)
+
+
 def test_nothing_is_accepted_with_keys_of_long_ago(world: World) -> None:
     text = token()
     assert world.says(text) == ""

@@ -88,6 +88,12 @@ async def test_keys_sign_in_the_hsm_and_never_leave_it(
     assert await service.judge_token(refreshed.access_token) == "SIGNATURE_INVALID"
     assert len(hsm.private_keys()) == len(await _states(service)) - 1 == 3
 
+    # What an interrupted rotation would leave behind is found.
+    keys = service.app._parts.use.signing_keys
+    left = (await keys._signer.generate(algorithm)).external
+    assert left is not None
+    assert await keys.find_orphans() == [left.id.hex()]
+
     # The next start finds the keys.
     restarted = await start_service(settings)
     again = await restarted.login()

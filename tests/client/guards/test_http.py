@@ -360,6 +360,26 @@ async def test_web_socket_ends_when_its_token_is_refused(
         assert ws.close_code == 4401
 
 
+async def test_server_without_lifespan_is_told_that_nothing_is_open() -> None:
+    @asynccontextmanager
+    async def never_opened() -> Any:
+        yield
+
+    guard = AsgiGuard(asgi_app, never_opened)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"authorization", b"Bearer t")],
+    }
+
+    async def unused(*_: Any) -> Any:
+        raise AssertionError
+
+    with pytest.raises(RuntimeError, match="without lifespan"):
+        await guard(scope, unused, unused)
+
+
 @pytest.mark.parametrize("has_lifespan", [True, False])
 async def test_guard_opens_its_verifier_with_the_server(
     start_http: StartHttp, verifiers: OpenVerifier, service: Service, has_lifespan: bool
