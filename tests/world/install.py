@@ -89,6 +89,8 @@ NEW_PGBOUNCER = Program(
 )
 # That of the machine's release may be too old for the manifests, and one from elsewhere in the way.
 KUBECTL = Program("kubectl", "usr/bin/kubectl", ("kubectl/trixie", "libc6"), release="trixie")
+# What a Kubernetes API server keeps its objects in.
+ETCD = Program("etcd", "usr/bin/etcd", ("etcd-server", "libc6"), release="trixie")
 # Debian 12's is of version 3.21.
 PROTOC = Program(
     "protoc-debian",
@@ -111,7 +113,7 @@ COTURN = Program(
     ),
 )
 SOFTHSM = Program("softhsm", "usr/bin/softhsm2-util", ("softhsm2", "libsofthsm2"))
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM)
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, ETCD)
 
 
 class _Apt:
