@@ -76,9 +76,9 @@ class Crds:
         source = Path(json.loads(done.stdout)["Dir"]) / self.folder
         shutil.rmtree(self._copy, ignore_errors=True)
         self._copy.mkdir(parents=True)
-        for path in source.glob("*_*.yaml"):
+        for path in source.glob("*.yaml"):
             for document in yaml.load_all(path.read_text(), _Loader):
-                if document["kind"] != "CustomResourceDefinition":
+                if not document or document.get("kind") != "CustomResourceDefinition":
                     continue
                 group, kind = document["spec"]["group"], document["spec"]["names"]["kind"]
                 for version in document["spec"]["versions"]:
@@ -101,4 +101,16 @@ CRDS = (
         "example/prometheus-operator-crd",
     ),
     Crds("gateway-api", "sigs.k8s.io/gateway-api@v1.6.3", "config/crd/standard"),
+    # For deploy/examples.
+    Crds(
+        "cloudnative-pg-backups",
+        "github.com/cloudnative-pg/plugin-barman-cloud@v0.15.0",
+        "config/crd/bases",
+    ),
+    Crds(
+        "envoy-gateway",
+        "github.com/envoyproxy/gateway@v1.9.1",
+        "charts/gateway-crds-helm/templates/generated",
+    ),
+    Crds("argo-cd", "github.com/argoproj/argo-cd/v3@v3.6.1", "manifests/crds"),
 )
