@@ -20,6 +20,7 @@ from tests.support.chart_files import CHART, known_settings, values_schema
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALIDATOR = jsonschema.Draft7Validator(SCHEMA)
+OBSERVABILITY = CHART.parent / "observability"
 VALUES: Mapping[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 # Every setting that is no secret, with its default, or an example.
 SETTINGS: Mapping[str, Any] = tomllib.loads(re.sub(r"(?m)^#(?! )", "", example_text()))
@@ -83,6 +84,21 @@ def test_secret_is_no_value(path: str) -> None:
     assert _problems(_with(tuple(path.split(".")), "a secret"))
 
 
+def test_every_value_is_described() -> None:
+    """By the comment above it, or above the table that it is in."""
+
+    def undescribed(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+        for name, inner in schema.get("properties", {}).items():
+            if "description" not in inner:
+                if "properties" in inner:
+                    yield from undescribed(inner, f"{path}{name}.")
+                else:
+                    yield f"{path}{name}"
+
+    own = {name: inner for name, inner in SCHEMA["properties"].items() if name in VALUES}
+    assert list(undescribed({"properties": own}, "")) == []
+
+
 def test_unknown_value_is_refused() -> None:
     assert _problems({"rpc": {}}) == ["$.config"]
     assert _problems({}, replica=3) == ["$"]
@@ -124,6 +140,15 @@ def test_wrong_value_of_the_chart_is_refused(path: str, value: object) -> None:
 def test_chart_has_the_version_of_the_service() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__
+
+
+def test_adapter_has_the_metrics_that_the_autoscaler_asks_for() -> None:
+    rules = yaml.safe_load((OBSERVABILITY / "adapter.yaml").read_text())["rules"]["custom"]
+    names = {
+        rule.get("name", {}).get("as") or rule["seriesQuery"].partition("{")[0] for rule in rules
+    }
+    template = (CHART / "templates" / "horizontalpodautoscaler.yaml").read_text()
+    assert names == set(re.findall(r'"(authsvc_\w+)"', template))
 
 
 def test_known_default_of_the_drain_is_that_of_the_settings() -> None:

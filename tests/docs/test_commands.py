@@ -40,7 +40,7 @@ def test_command_table_lists_all_commands() -> None:
 def test_shell_blocks_use_existing_options(document: Page) -> None:
     for line in "\n".join(document.blocks("sh")).splitlines():
         match = _COMMAND.search(line.partition("  #")[0])
-        if match is None or line.startswith(("docker", "kubectl")):
+        if match is None or line.startswith(("docker", "helm", "kubectl")):
             continue
         words = match[1].split()
         name = next(

@@ -561,6 +561,11 @@ _MAIL = {"host": "a", "sender": "a@b.test"}
         ({"passwords": {"breached": {"address": "https://a.test"}}}, 443),
         ({"audit": {"forward": {"target": "webhook", "webhook": {"url": "https://a.test"}}}}, 443),
         ({"audit": {"forward": {"target": "syslog", "syslog": {"host": "a"}}}}, 6514),
+        *(
+            [({"telemetry": {"otlp_endpoint": "https://collector:4317"}}, 4317)]
+            if "telemetry" in SETTINGS
+            else []
+        ),
     ],
 )
 def test_settings_open_the_ports_that_they_need(config: Values, port: int) -> None:
