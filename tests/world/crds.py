@@ -23,6 +23,24 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: node.value)
 
 
+def download_module(module: str) -> Path:
+    """Return the folder with a version of a module of Go; raises WorldError."""
+    client = shutil.which("go")
+    if client is None:
+        raise WorldError(f"{module} is downloaded by go, which is not on the PATH")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [client, "mod", "download", "-json", module],
+        cwd=FOLDER,  # A folder without a module of its own.
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise WorldError(f"{module}: go failed:\n{done.stdout}{done.stderr}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 @dataclass(frozen=True)
 class Crds:
     """The CRDs in a `folder` of a version of a module."""
@@ -60,20 +78,8 @@ class Crds:
         """Install them unless they are there; raises WorldError."""
         if self.is_installed():
             return
-        client = shutil.which("go")
-        if client is None:
-            raise WorldError(f"{self.name} is installed by go, which is not on the PATH")
         print(f"Installing the CRDs of {self.name} …", flush=True)
-        done = subprocess.run(
-            [client, "mod", "download", "-json", self.module],
-            cwd=FOLDER,  # A folder without a module of its own.
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise WorldError(f"{self.name}: go failed:\n{done.stdout}{done.stderr}")
-        source = Path(json.loads(done.stdout)["Dir"]) / self.folder
+        source = download_module(self.module) / self.folder
         shutil.rmtree(self._copy, ignore_errors=True)
         self._copy.mkdir(parents=True)
         for path in source.glob("*.yaml"):
