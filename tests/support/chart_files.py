@@ -77,6 +77,7 @@ _KNOWN: Mapping[str, Schema] = {
     "spread.hosts": _SPREAD,
     "spread.zones": _SPREAD,
     "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    "service.grpcAppProtocol": {"type": "string", "minLength": 1},
     "service.trafficDistribution": {
         "enum": ["", "PreferClose", "PreferSameZone", "PreferSameNode"]
     },
@@ -121,6 +122,10 @@ def values_schema() -> Schema:
     schema["properties"] |= _OF_PARENTS
     settings = _without_secrets(settings_schema())
     schema["definitions"] = settings.pop("$defs")
+    # The chart goes by their ports.
+    settings["required"] = ["grpc", "http", *settings["required"]]
+    for name in ("GrpcSettings", "HttpSettings"):
+        schema["definitions"][name]["required"] = ["address"]
     schema["properties"]["config"] = settings | {"description": comments["config"]}
     # The draft that every Helm 3 knows.
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "authsvc"} | schema

@@ -6,7 +6,7 @@ Each is copied into .venv/world by the client of Go's registry, which has to be 
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,10 @@ class Crds:
         file = self._file(kind, api)
         return json.loads(file.read_text()) if file.is_file() else None
 
+    def definitions(self) -> Sequence[Path]:
+        """Return the files that define all of them in a cluster."""
+        return sorted(self._copy.glob("*.yaml"))
+
     def _file(self, kind: str, api: str) -> Path:
         return self._copy / f"{kind}.{api.replace('/', '.')}.json"
 
@@ -86,6 +90,7 @@ class Crds:
             for document in yaml.load_all(path.read_text(), _Loader):
                 if not document or document.get("kind") != "CustomResourceDefinition":
                     continue
+                (self._copy / path.name).write_text(path.read_text())
                 group, kind = document["spec"]["group"], document["spec"]["names"]["kind"]
                 for version in document["spec"]["versions"]:
                     schema = json.dumps(version["schema"]["openAPIV3Schema"])

@@ -89,6 +89,8 @@ NEW_PGBOUNCER = Program(
 )
 # That of the machine's release may be too old for the manifests, and one from elsewhere in the way.
 KUBECTL = Program("kubectl", "usr/bin/kubectl", ("kubectl/trixie", "libc6"), release="trixie")
+# What a Kubernetes API server keeps its objects in.
+ETCD = Program("etcd", "usr/bin/etcd", ("etcd-server", "libc6"), release="trixie")
 # Debian 12's is of version 3.21.
 PROTOC = Program(
     "protoc-debian",
@@ -116,7 +118,7 @@ UMOCI = Program("umoci", "usr/bin/umoci", ("umoci",))
 BUBBLEWRAP = Program(
     "bubblewrap", "usr/bin/bwrap", ("bubblewrap", "libcap2", "libpcre2-8-0", "libselinux1")
 )
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, UMOCI, BUBBLEWRAP)
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, ETCD, UMOCI, BUBBLEWRAP)
 
 
 def install(program: Program) -> None:

@@ -327,6 +327,9 @@ def test_lint_finds_nothing() -> None:
         ({"config": {"grpc": {"address": ":8081"}}}, "have the same port"),
         ({"terminationGracePeriodSeconds": 39}, "39 is too short"),
         ({"podDisruptionBudget": {"minAvailable": 1}}, "no node can be drained"),
+        ({"podDisruptionBudget": {"minAvailable": "100%"}}, "no node can be drained"),
+        ({"config": {"grpc": {"address": None}}}, "missing property 'address'"),
+        ({"config": {"http": None}}, "missing property 'http'"),
         (
             {"replicas": 5, "podDisruptionBudget": {"minAvailable": 2}}
             | {"autoscaling": {"enabled": True}},

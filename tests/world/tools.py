@@ -25,7 +25,8 @@ _MACHINE = {"x86_64": "linux-x86_64", "aarch64": "linux-aarch_64"}
 class Tool:
     """What `client`, such as npm, installs by `arguments`, in which {folder} is its own folder.
 
-    One that is `renewed` has no version of its own, so it is installed anew each time.
+    It finds `files` there. One that is `renewed` has no version of its own, so it is installed anew
+    each time.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Tool:
     programs: str = "bin"
     environment: Mapping[str, str] = field(default_factory=dict)
     renewed: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def folder(self) -> Path:
@@ -53,7 +55,7 @@ class Tool:
 
     @property
     def _wanted(self) -> str:
-        return "\n".join(self.arguments)
+        return "\n".join((*self.arguments, *self.files.values()))
 
     def install(self) -> None:
         """Install it unless it is there; raises WorldError."""
@@ -65,6 +67,8 @@ class Tool:
         print(f"Installing {self.name} …", flush=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        for name, text in self.files.items():
+            (self.folder / name).write_text(text)
         done = subprocess.run(
             [client, *(each.format(folder=self.folder) for each in self.arguments)],
             env=os.environ | {k: v.format(folder=self.folder) for k, v in self.environment.items()},
@@ -83,6 +87,33 @@ class Tool:
 
 def _go(name: str, module: str) -> Tool:
     return Tool(name, "go", ["install", module], environment={"GOBIN": "{folder}/bin"})
+
+
+# The parts of Kubernetes' main module, of which it names no version.
+_KUBERNETES = (
+    *("api", "apiextensions-apiserver", "apimachinery", "apiserver", "cli-runtime"),
+    *("client-go", "cloud-provider", "cluster-bootstrap", "code-generator", "component-base"),
+    *("component-helpers", "controller-manager", "cri-api", "cri-client", "csi-translation-lib"),
+    *("dynamic-resource-allocation", "endpointslice", "externaljwt", "kms", "kube-aggregator"),
+    *("kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"),
+    *("metrics", "mount-utils", "pod-security-admission", "sample-apiserver", "sample-cli-plugin"),
+    *("sample-controller"),
+)
+
+
+def _kubernetes(program: str, version: str) -> Tool:
+    """A program of Kubernetes: `version` is 35.4 for 1.35.4, whose parts are 0.35.4."""
+    parts = "\n".join(f"k8s.io/{name} => k8s.io/{name} v0.{version}" for name in _KUBERNETES)
+    return Tool(
+        program,
+        "go",
+        ["-C", "{folder}", "build", "-o", "bin/", f"k8s.io/kubernetes/cmd/{program}"],
+        environment={"GOFLAGS": "-mod=mod -buildvcs=false"},
+        files={
+            "go.mod": f"module world\ngo 1.25.0\nrequire k8s.io/kubernetes v1.{version}\n"
+            f"replace (\n{parts}\n)\n"
+        },
+    )
 
 
 def _maven(name: str, artifact: str) -> Tool:
@@ -112,6 +143,7 @@ OLD_PROTOC = _maven("protoc", "com.google.protobuf:protoc:3.15.0")
 GO = _go("protoc-gen-go", "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12")
 GO_GRPC = _go("protoc-gen-go-grpc", "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2")
 GRPCURL = _go("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4")
+KUBE_APISERVER = _kubernetes("kube-apiserver", "35.4")
 # Renders deploy/chart.
 HELM = _go("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0")
 JAVA = _maven("protoc-gen-grpc-java", "io.grpc:protoc-gen-grpc-java:1.76.0")
@@ -138,4 +170,5 @@ TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
     *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB),
     HELM,
+    KUBE_APISERVER,
 )

@@ -1,0 +1,137 @@
+"""The chart on a real API server: installed, upgraded, rolled back, and taken over."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.documents import REPOSITORY
+from tests.world.api_server import ApiServer
+from tests.world.crds import CRDS
+from tests.world.helm import CHART, HelmError, Values
+from tests.world.test_chart import EVERYTHING
+
+# The server starts in half a minute, and is shared.
+pytestmark = [pytest.mark.world, pytest.mark.xdist_group("api_server"), pytest.mark.timeout(600)]
+
+_JOB = "authsvc-migration"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path_factory.mktemp("api-server")) as server:
+        yield server
+
+
+@pytest.fixture
+def namespace(server: ApiServer, request: pytest.FixtureRequest) -> str:
+    """A namespace of the test's own, which admits restricted pods only."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:63].strip("-")
+    server.kubectl("create", "namespace", name)
+    server.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    return name
+
+
+def _upgrade(server: ApiServer, namespace: str, values: Values, *more: str | Path) -> None:
+    """Install or upgrade the release, with a Job that succeeds."""
+    with server.end_job(_JOB, namespace, "Complete"):
+        _helm(server, namespace, values, *more)
+
+
+def _helm(server: ApiServer, namespace: str, values: Values, *more: str | Path) -> None:
+    server.helm(
+        *("upgrade", "--install", "authsvc", CHART, "--namespace", namespace),
+        *("--timeout", "3m", "--values", "-", *more),
+        stdin=yaml.safe_dump(dict(values)),
+    )
+
+
+def test_migration_comes_before_everything_else(server: ApiServer, namespace: str) -> None:
+    """At the first install nothing else is there yet, and what only the Job needs goes with it."""
+    with server.end_job(_JOB, namespace, "Complete") as end:
+        _helm(server, namespace, {"networkPolicy": {"enabled": True}})
+    assert end.seen - {"configmap/kube-root-ca.crt"} == {
+        f"configmap/{_JOB}",
+        f"networkpolicy.networking.k8s.io/{_JOB}",
+    }
+    left = server.names(namespace, "configmap", "networkpolicy", "job", "deployment")
+    assert left - {"configmap/kube-root-ca.crt"} == {
+        "configmap/authsvc",
+        "networkpolicy.networking.k8s.io/authsvc",
+        f"job.batch/{_JOB}",
+        "deployment.apps/authsvc",
+    }
+
+
+def test_failed_migration_leaves_the_pods_as_they_are(server: ApiServer, namespace: str) -> None:
+    _upgrade(server, namespace, {})
+    before = server.get("deployment", "authsvc", namespace)
+    with (
+        server.end_job(_JOB, namespace, "Failed"),
+        pytest.raises(HelmError, match="pre-upgrade hooks failed"),
+    ):
+        _helm(server, namespace, {"image": {"tag": "2.0.0"}})
+    assert server.get("deployment", "authsvc", namespace) == before
+    assert f"job.batch/{_JOB}" in server.names(namespace, "job")
+    # The next one is not kept by what the failed one left.
+    _upgrade(server, namespace, {"image": {"tag": "2.0.1"}})
+
+
+def test_number_of_pods_stays_when_the_autoscaler_takes_over(
+    server: ApiServer, namespace: str
+) -> None:
+    _upgrade(server, namespace, {"replicas": 3})
+    server.kubectl("scale", "deployment/authsvc", "--replicas=5", "--namespace", namespace)
+    for tag in ("2.0.0", "2.0.1"):
+        _upgrade(server, namespace, {"autoscaling": {"enabled": True}, "image": {"tag": tag}})
+        found = server.get("deployment", "authsvc", namespace)
+        assert found is not None
+        assert found["spec"]["replicas"] == 5
+
+
+def test_pods_are_admitted_as_restricted(server: ApiServer, namespace: str) -> None:
+    _upgrade(server, namespace, {})
+    deployment = server.get("deployment", "authsvc", namespace)
+    assert deployment is not None
+    pod = deployment["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
+    pod["metadata"]["name"] = "authsvc"
+    apply = ("apply", "--dry-run=server", "--namespace", namespace, "--filename=-")
+    server.kubectl(*apply, stdin=yaml.safe_dump(pod))
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    assert "violates PodSecurity" in server.refusal(*apply, stdin=yaml.safe_dump(pod))
+
+
+def test_every_object_is_accepted(server: ApiServer, namespace: str) -> None:
+    """By the server's own checks, which go beyond schemas, and with the definitions of others."""
+    for crds in CRDS:
+        for path in crds.definitions():
+            server.kubectl("apply", "--server-side", "--filename", path)
+    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    server.kubectl("create", "namespace", "shop")
+    _upgrade(server, namespace, EVERYTHING)
+    _upgrade(server, namespace, EVERYTHING | {"replicas": 3})
+    server.helm("rollback", "authsvc", "1", "--namespace", namespace)
+    server.helm("uninstall", "authsvc", "--namespace", namespace)
+    left = server.names(namespace, "deployment", "service", "certificate", "externalsecret")
+    assert left == {"certificate.cert-manager.io/authsvc-ca"}
+
+
+def test_release_takes_over_what_kustomize_has_made(server: ApiServer, namespace: str) -> None:
+    """With the values of deploy/kubernetes, by which the selector stays as it is."""
+    folder = REPOSITORY / "deploy" / "kubernetes"
+    server.kubectl("apply", "-k", folder / "base", "--namespace", namespace)
+    kinds = "deployment,service,serviceaccount,networkpolicy,poddisruptionbudget"
+    where = ("--namespace", namespace, "--selector=app.kubernetes.io/part-of=authsvc")
+    server.kubectl("label", kinds, "app.kubernetes.io/managed-by=Helm", *where)
+    server.kubectl(
+        *("annotate", kinds, "meta.helm.sh/release-name=authsvc"),
+        *(f"meta.helm.sh/release-namespace={namespace}", *where),
+    )
+    _helm(server, namespace, {}, "--values", folder / "values.yaml")
+    found = server.get("deployment", "authsvc", namespace)
+    assert found is not None
+    assert found["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "authsvc"}
+    with pytest.raises(HelmError, match="field is immutable"):
+        _upgrade(server, namespace, {})
