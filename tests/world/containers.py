@@ -8,11 +8,12 @@ another program than the one that wrote it.
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.support.processes import Program
@@ -84,6 +85,22 @@ class Bundle:
         return found
 
 
+@contextmanager
+def public_folder() -> Iterator[Path]:
+    """A temporary folder that the image's user may enter, unlike those of pytest."""
+    with TemporaryDirectory(prefix="authsvc-image-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def give_to_group(folder: Path) -> None:
+    """Let the image's group read all files in `folder`, and nobody else, as `fsGroup` does."""
+    for path in (folder, *folder.rglob("*")):
+        if _IS_ROOT:
+            os.chown(path, -1, USER)
+        path.chmod(0o750 if path.is_dir() else 0o440)
+
+
 def unpack(archive: Path, folder: Path) -> Bundle:
     """Unpack an image into a new folder."""
     bundle = Bundle(folder)
@@ -95,6 +112,7 @@ def unpack(archive: Path, folder: Path) -> Bundle:
         check=True,
         capture_output=True,
     )
+    bundle.root.parent.chmod(0o755)
     return bundle
 
 
@@ -128,11 +146,9 @@ class Container:
         with ExitStack() as held:
             held.callback(os.close, writer)
             bubblewrap, keep = _bubblewrap(held)
-            binds = {"/": bundle.root} | {f"/etc/authsvc/{each}": etc / each for each in MOUNTS}
-            options = [*_NAMESPACES, "--info-fd", str(writer)]
-            for target, source in binds.items():
-                keep.append(_open(held, source))
-                options += ["--ro-bind", f"/proc/self/fd/{keep[-1]}", target]
+            options = [*_NAMESPACES, "--info-fd", str(writer), "--ro-bind", str(bundle.root), "/"]
+            for name in MOUNTS:
+                options += ["--ro-bind", str(etc / name), f"/etc/authsvc/{name}"]
             options += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
             options += ["--chdir", start["cwd"], "--clearenv"]
             for name, value in variables.items():

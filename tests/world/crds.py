@@ -23,6 +23,24 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: node.value)
 
 
+def download_module(module: str) -> Path:
+    """Return the folder with a version of a module of Go; raises WorldError."""
+    client = shutil.which("go")
+    if client is None:
+        raise WorldError(f"{module} is downloaded by go, which is not on the PATH")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [client, "mod", "download", "-json", module],
+        cwd=FOLDER,  # A folder without a module of its own.
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise WorldError(f"{module}: go failed:\n{done.stdout}{done.stderr}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
 @dataclass(frozen=True)
 class Crds:
     """The CRDs in a `folder` of a version of a module."""
@@ -64,25 +82,13 @@ class Crds:
         """Install them unless they are there; raises WorldError."""
         if self.is_installed():
             return
-        client = shutil.which("go")
-        if client is None:
-            raise WorldError(f"{self.name} is installed by go, which is not on the PATH")
         print(f"Installing the CRDs of {self.name} …", flush=True)
-        done = subprocess.run(
-            [client, "mod", "download", "-json", self.module],
-            cwd=FOLDER,  # A folder without a module of its own.
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise WorldError(f"{self.name}: go failed:\n{done.stdout}{done.stderr}")
-        source = Path(json.loads(done.stdout)["Dir"]) / self.folder
+        source = download_module(self.module) / self.folder
         shutil.rmtree(self._copy, ignore_errors=True)
         self._copy.mkdir(parents=True)
-        for path in source.glob("*_*.yaml"):
+        for path in source.glob("*.yaml"):
             for document in yaml.load_all(path.read_text(), _Loader):
-                if document["kind"] != "CustomResourceDefinition":
+                if not document or document.get("kind") != "CustomResourceDefinition":
                     continue
                 (self._copy / path.name).write_text(path.read_text())
                 group, kind = document["spec"]["group"], document["spec"]["names"]["kind"]
@@ -106,4 +112,16 @@ CRDS = (
         "example/prometheus-operator-crd",
     ),
     Crds("gateway-api", "sigs.k8s.io/gateway-api@v1.6.3", "config/crd/standard"),
+    # For deploy/examples.
+    Crds(
+        "cloudnative-pg-backups",
+        "github.com/cloudnative-pg/plugin-barman-cloud@v0.15.0",
+        "config/crd/bases",
+    ),
+    Crds(
+        "envoy-gateway",
+        "github.com/envoyproxy/gateway@v1.9.1",
+        "charts/gateway-crds-helm/templates/generated",
+    ),
+    Crds("argo-cd", "github.com/argoproj/argo-cd/v3@v3.6.1", "manifests/crds"),
 )

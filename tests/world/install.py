@@ -118,7 +118,7 @@ UMOCI = Program("umoci", "usr/bin/umoci", ("umoci",))
 BUBBLEWRAP = Program(
     "bubblewrap", "usr/bin/bwrap", ("bubblewrap", "libcap2", "libpcre2-8-0", "libselinux1")
 )
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, UMOCI, BUBBLEWRAP, ETCD)
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, ETCD, UMOCI, BUBBLEWRAP)
 
 
 def install(program: Program) -> None:

@@ -34,7 +34,16 @@ from deploy.image import debian, recipe
 from deploy.image.build import LOCK, Source, build, package_names
 from deploy.image.errors import ImageError
 from tests.support.proxy import Proxy
-from tests.world.containers import MOUNTS, USER, Bundle, Container, unpack, why_no_namespaces
+from tests.world.containers import (
+    MOUNTS,
+    USER,
+    Bundle,
+    Container,
+    give_to_group,
+    public_folder,
+    unpack,
+    why_no_namespaces,
+)
 from tests.world.place import FOLDER
 
 # Each build takes half a minute of processor time.
@@ -110,11 +119,10 @@ def built(lock: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(built: Path) -> Bundle:
-    """The image, unpacked once."""
-    folder = built.parents[1] / "unpacked"
-    with _alone(built.parents[1]):
-        return Bundle(folder) if folder.exists() else unpack(built, folder)
+def bundle(built: Path) -> Iterator[Bundle]:
+    """The image, unpacked."""
+    with public_folder() as folder:
+        yield unpack(built, folder / "image")
 
 
 @contextmanager
@@ -212,29 +220,36 @@ def test_file_with_another_hash_is_refused(lock: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run(bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., Container]]:
+def etc(tmp_path: Path) -> Iterator[Path]:
+    """What the manifests mount at /etc/authsvc, but the address of the database."""
+    with public_folder() as folder:
+        _write_settings(folder, Workspace(tmp_path / "workspace"))
+        yield folder
+
+
+@pytest.fixture
+def run(bundle: Bundle, etc: Path) -> Iterator[Callable[..., Container]]:
     """Starts containers with the settings of the manifests; they end with the test."""
     if reason := why_no_namespaces():
         pytest.skip(f"containers need user namespaces: {reason}")
-    etc = tmp_path / "etc"
     started: list[Container] = []
 
     def start(*command: str, **environment: str) -> Container:
+        for name in MOUNTS:
+            give_to_group(etc / name)
         started.append(Container(bundle, etc, command, **environment))
         return started[-1]
 
-    _write_settings(etc, tmp_path)
     yield start
     for container in started:
         container.process.kill()
 
 
-def _write_settings(etc: Path, folder: Path) -> None:
-    """Write what the manifests mount, for the image's group to read, and with one more caller."""
-    workspace = Workspace(folder / "workspace")
+def _write_settings(etc: Path, workspace: Workspace) -> None:
+    """Write the settings of the base, with one more caller, and secrets and certificates."""
     workspace.prepare()
     for name in MOUNTS:
-        (etc / name).mkdir(parents=True)
+        (etc / name).mkdir()
     config = (_ROOT / "deploy/kubernetes/base/config.toml").read_text()
     caller = '[[callers]]\nidentity = "spiffe://authsvc.dev/issuer"\nroles = ["issuer", "app"]\n'
     (etc / "config/config.toml").write_text(f"{config}\n{caller}")
@@ -244,9 +259,8 @@ def _write_settings(etc: Path, folder: Path) -> None:
     names = {"server.crt": "tls.crt", "server.key": "tls.key", "ca.crt": "ca.crt"}
     for source, target in names.items():
         shutil.copy(certificates / source, etc / "tls" / target)
-    for role in ("issuer", "edge"):
-        for suffix in ("crt", "key"):
-            shutil.copy(certificates / "clients" / f"{role}.{suffix}", etc / "tls")
+    for suffix in ("crt", "key"):
+        shutil.copy(certificates / "clients" / f"edge.{suffix}", etc / "tls")
 
 
 def test_container_has_no_privileges_and_can_write_nowhere(run: Callable[..., Container]) -> None:
@@ -272,10 +286,10 @@ def test_every_module_of_the_service_can_be_imported(run: Callable[..., Containe
 
 
 async def test_image_serves_and_drains(
-    run: Callable[..., Container], own_server: EmbeddedPostgres, tmp_path: Path
+    run: Callable[..., Container], etc: Path, own_server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     async with Proxy(own_server.dsn()) as proxy:
-        (tmp_path / "etc/secrets/database__url").write_text(proxy.dsn)
+        (etc / "secrets" / "database__url").write_text(proxy.dsn)
         migration = run("authsvc", "migrate", **_SETTINGS)
         assert await asyncio.to_thread(migration.process.end) == 0, migration.process.output
         service = run(**_SETTINGS)
@@ -287,14 +301,14 @@ async def test_image_serves_and_drains(
         files = (f"--ca={tls}/ca.crt", f"--cert={tls}/edge.crt", f"--key={tls}/edge.key")
         health = run("authsvc", "health", f"--target={target}", *files)
         assert await asyncio.to_thread(health.process.end) == 0, health.process.output
-        await _register_and_log_in(target, tmp_path / "etc/tls")
+        await _register_and_log_in(target, tmp_path / "workspace" / "certs")
         service.signal(signal.SIGTERM)
         assert await asyncio.to_thread(service.process.end) == 0, service.process.output
         assert "stopped" in service.process.output
 
 
 async def _register_and_log_in(target: str, tls: Path) -> None:
-    names = ("ca.crt", "issuer.key", "issuer.crt")
+    names = ("ca.crt", "clients/issuer.key", "clients/issuer.crt")
     credentials = grpc.ssl_channel_credentials(*((tls / name).read_bytes() for name in names))
     client = ClientContext(ip="198.51.100.7", user_agent="test", device_id="laptop")
     async with grpc.aio.secure_channel(target, credentials) as channel:
