@@ -18,17 +18,27 @@ def migrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list applied and pending migrations.")
     ] = False,
+    skip_versions: Annotated[
+        bool,
+        typer.Option(
+            "--skip-versions",
+            help="Migrate from an older version than the one before; no replica may be running.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Migrate the database to this version's schema.
 
-    Safe to repeat, to run several times at once, and while the previous version is serving.
+    Safe to repeat, to run several times at once, and while the version before is serving. `authsvc
+    upgrade check` says in advance what it will do.
     """
     database = settings_of(config, secrets).database
     url = (database.listener_url or database.url).get_secret_value()
     # Half as long as calls, so that none of them fails for it.
     seconds = database.lock_timeout.total_seconds() / 2
-    work = partial(migrator.migrate, url, lock_seconds=seconds, say=_say)
+    work = partial(
+        migrator.migrate, url, lock_seconds=seconds, skip_versions=skip_versions, say=_say
+    )
     applied = [] if dry_run else run(work)
     rows = [
         {

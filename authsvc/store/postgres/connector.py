@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from authsvc import __version__
 from authsvc.config.database_address import DatabaseAddress
 from authsvc.models.revocations import RevocationCursor
 from authsvc.store.postgres.timeouts import Timeouts
@@ -23,6 +24,9 @@ else:
 # The errors of connecting and of a broken connection. asyncpg also reports misuse by the last two;
 # on a connection that nobody else uses, they mean that the server has closed it.
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+# `authsvc upgrade check` reads each replica's version from it; that of 0.1.0 is just "authsvc".
+APPLICATION_NAME = f"authsvc {__version__}"
 
 _DEFAULT_TIMEOUT = 5.0
 
@@ -145,7 +149,7 @@ class Connector:
         read = DatabaseAddress.parse(address)
         self._hosts = list(read.hosts)
         self._timeout = read.connect_timeout or timeout
-        self._session = {"application_name": "authsvc", **read.session}
+        self._session = {"application_name": APPLICATION_NAME, **read.session}
         self._tls = ssl.create_default_context() if read.trusts_system else None
         self._command_timeout = command_timeout
         self._statement_cache_size = statement_cache_size
