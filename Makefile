@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo dev psql test test-fast test-world drills coverage mutants bench check audit format hooks \
-	protos settings baseline lock release clean
+	protos settings effects baseline lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -92,6 +92,9 @@ protos: $(VENV)/.dev $(VENV)/.protos ## Generate authsvc/v1 from protos/
 
 settings: $(VENV)/.dev ## Generate the tables of docs/settings.md and docs/settings.example.toml
 	$(BIN)/python -m tests.support.settings_pages --write
+
+effects: $(VENV)/.dev ## Measure what the migrations lock and rewrite, for `authsvc upgrade check`
+	$(BIN)/python -m tests.support.migration_effects --write
 
 baseline: $(VENV)/.dev ## Record the protos as released: later changes must not break their clients
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json

@@ -22,14 +22,14 @@ class Process:
     The output is read continuously, as a service whose log is not read blocks when the pipe fills.
     """
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, python: str = sys.executable, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
         ports = {} if "--http" in arguments else {"AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"}
         self.output = ""
         self._ended = False
         self._more = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "authsvc", *arguments],
+            [python, "-m", "authsvc", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

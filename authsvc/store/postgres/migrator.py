@@ -27,7 +27,16 @@ from authsvc.store.postgres.migrations import (
 )
 from authsvc.store.postgres.migrator_lease import Lease
 
-__all__ = ["SchemaError", "applied", "check_schema", "migrate", "newer_than", "pending", "shipped"]
+__all__ = [
+    "SchemaError",
+    "applied",
+    "check_schema",
+    "connected",
+    "migrate",
+    "newer_than",
+    "pending",
+    "shipped",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +131,7 @@ async def migrate(
     """
     run = _Run(schema or shipped_schema(), lock_seconds, skip_versions, say)
     try:
-        async with Lease(Connector(address=dsn), say) as lease, _connected(dsn) as connection:
+        async with Lease(Connector(address=dsn), say) as lease, connected(dsn) as connection:
             return await lease.guard(run.apply_all(connection, lease))
     except FAILURES as error:
         raise StoreUnavailable from error
@@ -133,7 +142,7 @@ async def pending(dsn: str) -> list[MigrationStatus]:
 
     Changes nothing. Raises as `migrate`.
     """
-    async with _connected(dsn) as connection:
+    async with connected(dsn) as connection:
         rows = await applied(connection, shipped_schema())
     times: dict[int, datetime] = {row["version"]: row["apply_time"] for row in rows}
     return [
@@ -186,7 +195,8 @@ async def newer_than(connection: Connection, schema: Schema) -> str | None:
 
 
 @asynccontextmanager
-async def _connected(dsn: str) -> AsyncIterator[PoolConnection]:
+async def connected(dsn: str) -> AsyncIterator[PoolConnection]:
+    """Lend a connection outside of any pool; raises StoreUnavailable if it fails."""
     try:
         connection = await Connector(address=dsn).connect()
         try:
@@ -210,7 +220,7 @@ class _Run:
             title = f"Migration {migration.version} ({migration.name})"
             lease.working_on(title)
             try:
-                await self._apply(connection, migration)
+                await self._apply(connection, migration, lease)
             except asyncpg.PostgresConnectionError:
                 raise
             except asyncpg.PostgresError as error:
@@ -244,13 +254,13 @@ class _Run:
             )
         return self.schema.migrations[len(rows)]
 
-    async def _apply(self, connection: PoolConnection, migration: Migration) -> None:
+    async def _apply(self, connection: PoolConnection, migration: Migration, lease: Lease) -> None:
         match migration.kind:
             case Kind.TRANSACTION:
                 await self._patiently(lambda: self._in_transaction(connection, migration))
                 return
             case Kind.REPEAT:
-                await self._repeat(connection, migration)
+                await self._repeat(connection, migration, lease)
             case Kind.BUILD_INDEX | Kind.DROP_INDEX:
                 await index_builds.prepare(connection)
                 await self._patiently(lambda: index_builds.run(connection, migration, self.say))
@@ -263,7 +273,7 @@ class _Run:
                 await connection.execute(migration.sql)
                 await self._insert(connection, migration)
 
-    async def _repeat(self, connection: Connection, migration: Migration) -> None:
+    async def _repeat(self, connection: Connection, migration: Migration, lease: Lease) -> None:
         loop = asyncio.get_running_loop()
 
         async def batch() -> int:
@@ -279,7 +289,7 @@ class _Run:
             if rows == 0:
                 return
             total += rows
-            self.say(f"Migration {migration.version} ({migration.name}): {total} rows so far.")
+            lease.got_to(f"{total} rows so far")
             # Half of the time is for calls and standbys.
             await asyncio.sleep(loop.time() - start)
 

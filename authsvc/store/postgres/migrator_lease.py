@@ -45,6 +45,7 @@ class Lease:
         self._say = say
         self._connection: PoolConnection | None = None
         self._work: str | None = None
+        self._detail = ""
         self._began = 0.0
 
     async def __aenter__(self) -> Self:
@@ -84,8 +85,12 @@ class Lease:
 
     def working_on(self, work: str | None) -> None:
         """Set what the reports of progress speak of; None while there is nothing to report."""
-        self._work = work
+        self._work, self._detail = work, ""
         self._began = asyncio.get_running_loop().time()
+
+    def got_to(self, detail: str) -> None:
+        """Set how far the work is, for the reports."""
+        self._detail = detail
 
     async def guard(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Return what `work` returns; it is cancelled when the lease is lost."""
@@ -94,7 +99,11 @@ class Lease:
             await asyncio.wait({task, keeper}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            raise StoreUnavailable from keeper.exception()
+            try:
+                keeper.result()
+            except FAILURES as error:
+                raise StoreUnavailable from error
+            raise AssertionError("the lease is kept until it is lost")
         finally:
             task.cancel()
             keeper.cancel()
@@ -110,12 +119,14 @@ class Lease:
             if self._work and loop.time() >= max(reported, self._began) + _REPORT_SECONDS:
                 reported = loop.time()
                 seconds = reported - self._began
+                where = self._detail or await self._progress_of_build()
                 self._say(
-                    f"{self._work} has been running for {seconds:.0f} s{await self._where()}."
+                    f"{self._work} has been running for {seconds:.0f} s"
+                    f"{f': {where}' if where else ''}."
                 )
 
-    async def _where(self) -> str:
-        """Return how far the build of an index is, or nothing if none is being built."""
+    async def _progress_of_build(self) -> str:
+        """Return how far the build of an index is; "" if none is being built."""
         try:
             connection = await self._connector.connect()
             try:
@@ -125,7 +136,7 @@ class Lease:
         except FAILURES:
             # The work itself will notice.
             return ""
-        return f": {_in_words(progress)}" if progress else ""
+        return _in_words(progress) if progress else ""
 
 
 def _in_words(progress: asyncpg.Record) -> str:
