@@ -62,10 +62,11 @@ class StatementEffects:
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """How many rows a table has, as PostgreSQL estimates, and its bytes, without indexes."""
+    """How many rows a table has, as PostgreSQL estimates, its bytes without indexes, and those."""
 
     rows: int
     bytes: int
+    indexes: int
 
 
 @dataclass(frozen=True, slots=True)

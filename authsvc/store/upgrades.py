@@ -19,7 +19,8 @@ WITH parts AS (
     FROM pg_class AS c
     WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace
 )
-SELECT name, sum(greatest(reltuples, 0))::bigint AS rows, sum(pg_table_size(oid))::bigint AS bytes
+SELECT name, sum(greatest(reltuples, 0))::bigint AS rows, sum(pg_table_size(oid))::bigint AS bytes,
+    max((SELECT count(*) FROM pg_index WHERE indrelid = oid))::integer AS indexes
 FROM parts WHERE name = ANY ($1) GROUP BY name
 """
 # What others may not see of a session is NULL.
@@ -68,7 +69,7 @@ SELECT current_setting('data_directory') AS folder WHERE inet_server_addr() IS N
 async def table_sizes(connection: Connection, tables: Collection[str]) -> Mapping[str, TableSize]:
     """Return the sizes of tables, by name; partitions count as their table."""
     rows = await connection.fetch(_SELECT_SIZES, list(tables))
-    return {row["name"]: TableSize(row["rows"], row["bytes"]) for row in rows}
+    return {row["name"]: TableSize(row["rows"], row["bytes"], row["indexes"]) for row in rows}
 
 
 async def long_sessions(

@@ -69,7 +69,7 @@ class _State:
         )
 
 
-async def apply(
+async def _execute(
     connection: "asyncpg.Connection[asyncpg.Record]", sql: str
 ) -> list[StatementEffects]:
     """Execute statements, each in a transaction of its own; return their effects.
@@ -132,19 +132,21 @@ def _short(statement: str) -> str:
 async def measure(dsn: str, schema: Schema, after: int) -> dict[int, Sequence[StatementEffects]]:
     """Apply the migrations to an empty database; return the effects of those after a number."""
     await migrate(dsn, Schema(schema.migrations[:after]))
-    found: dict[int, Sequence[StatementEffects]] = {}
-    for migration in schema.migrations[after:]:
-        if migration.kind in {Kind.BUILD_INDEX, Kind.DROP_INDEX}:
-            await migrate(dsn, Schema(schema.migrations[: migration.version]))
-            found[migration.version] = [_of_index(migration)]
-            continue
-        connection = await asyncpg.connect(dsn)
-        try:
-            found[migration.version] = await apply(connection, migration.sql)
-            await connection.execute(_NOTE, migration.version, migration.name, migration.checksum)
-        finally:
-            await connection.close()
-    return found
+    return {each.version: await apply(dsn, schema, each) for each in schema.migrations[after:]}
+
+
+async def apply(dsn: str, schema: Schema, migration: Migration) -> Sequence[StatementEffects]:
+    """Apply the next migration; return the effects of its statements."""
+    if migration.kind in {Kind.BUILD_INDEX, Kind.DROP_INDEX}:
+        await migrate(dsn, Schema(schema.migrations[: migration.version]))
+        return [_of_index(migration)]
+    connection = await asyncpg.connect(dsn)
+    try:
+        effects = await _execute(connection, migration.sql)
+        await connection.execute(_NOTE, migration.version, migration.name, migration.checksum)
+    finally:
+        await connection.close()
+    return effects
 
 
 def _of_index(migration: Migration) -> StatementEffects:

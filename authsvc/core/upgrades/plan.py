@@ -22,7 +22,7 @@ from authsvc.store.postgres.migrator import applied, newer_than
 
 # Transactions of the service are shorter.
 _LONG = timedelta(seconds=10)
-_NOTHING = TableSize(0, 0)
+_NOTHING = TableSize(0, 0, 0)
 _APPLICATION = "authsvc"
 
 

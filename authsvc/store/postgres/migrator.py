@@ -156,9 +156,7 @@ async def applied(connection: Connection, schema: Schema) -> Sequence[asyncpg.Re
 
     Raises SchemaError if they are not those of `schema`, with or without later ones.
     """
-    if not await connection.fetchval(_HAS_VERSIONS):
-        return []
-    rows = await connection.fetch(_SELECT_VERSIONS)
+    rows = await _rows(connection)
     _compare(rows, schema.migrations)
     return rows
 
@@ -191,6 +189,14 @@ async def newer_than(connection: Connection, schema: Schema) -> str | None:
         f"The database was migrated by authsvc {row['release']}, which serves beside code that has "
         f"migration {row['oldest_code']}; this is {__version__} with {schema.version}. Start a "
         "newer version."
+    )
+
+
+async def count_pending(connection: Connection) -> int:
+    """Return how many migrations of this version the database lacks."""
+    return len(
+        {migration.version for migration in shipped()}
+        - {row["version"] for row in await _rows(connection)}
     )
 
 
@@ -330,6 +336,12 @@ class _Run:
                 "migrate` again when no report, backup or forgotten transaction is running; "
                 "`authsvc upgrade check` lists them."
             ) from error
+
+
+async def _rows(connection: Connection) -> list[asyncpg.Record]:
+    if not await connection.fetchval(_HAS_VERSIONS):
+        return []
+    return await connection.fetch(_SELECT_VERSIONS)
 
 
 def _compare(rows: Sequence[asyncpg.Record], expected: Sequence[Migration]) -> None:
