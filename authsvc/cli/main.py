@@ -16,6 +16,7 @@ class _Root(ImportingGroup):
         "dev": "authsvc.cli.dev",
         "serve": "authsvc.cli.serve",
         "migrate": "authsvc.cli.migrate",
+        "upgrade": "authsvc.cli.upgrade",
         "health": "authsvc.cli.health",
         "doctor": "authsvc.cli.doctor.command",
         "top": "authsvc.cli.top.command",
