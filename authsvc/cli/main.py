@@ -18,6 +18,7 @@ class _Root(ImportingGroup):
         "migrate": "authsvc.cli.migrate",
         "upgrade": "authsvc.cli.upgrade",
         "health": "authsvc.cli.health",
+        "doctor": "authsvc.cli.doctor.command",
         "call": "authsvc.cli.call",
         "demo": "authsvc.cli.demo",
         "config": "authsvc.cli.config",

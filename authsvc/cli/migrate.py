@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, run, settings_of
+from authsvc.cli.output import (
+    ConfigOption,
+    JsonOption,
+    SecretsOption,
+    duration_of,
+    emit,
+    run,
+    settings_of,
+)
 from authsvc.store.postgres import migrator
 from authsvc.store.postgres.migrator import MigrationStatus
 
@@ -25,6 +33,13 @@ def migrate(
             help="Migrate from an older version than the one before; no replica may be running.",
         ),
     ] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            help="How long to wait for a database that can't be reached yet, such as 4m.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Migrate the database to this version's schema.
@@ -32,10 +47,13 @@ def migrate(
     Safe to repeat, to run several times at once, and while the version before is serving. `authsvc
     upgrade check` says in advance what it will do.
     """
+    patience = duration_of(wait, "--wait")
     database = settings_of(config, secrets).database
     url = (database.listener_url or database.url).get_secret_value()
     # Half as long as calls, so that none of them fails for it.
     seconds = database.lock_timeout.total_seconds() / 2
+    if patience is not None:
+        run(partial(migrator.wait_for_database, url, patience, say=_say))
     work = partial(
         migrator.migrate, url, lock_seconds=seconds, skip_versions=skip_versions, say=_say
     )

@@ -5,10 +5,12 @@ beside the previous version's code, as rolling updates require.
 """
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import asyncpg
@@ -18,6 +20,7 @@ from authsvc import __version__
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres import index_builds
 from authsvc.store.postgres.connector import FAILURES, Connection, Connector, PoolConnection
+from authsvc.store.postgres.failures import describe
 from authsvc.store.postgres.migrations import (
     Kind,
     Migration,
@@ -32,14 +35,20 @@ __all__ = [
     "applied",
     "check_schema",
     "connected",
+    "count_pending",
     "migrate",
     "newer_than",
+    "newest_applied",
     "pending",
     "shipped",
+    "tables",
+    "wait_for_database",
+    "would_skip",
 ]
 
 log = structlog.get_logger(__name__)
 
+_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 # Any fixed number that nobody else uses in the database: "authsvc" in ASCII.
 _LOCK = 0x61757468737663
 
@@ -54,6 +63,7 @@ SELECT set_config('lock_timeout', $1, true),
 """
 _LOCK_SECONDS = 0.5
 _BACKOFFS = (0.5, 1.0, 2.0, 4.0, *[8.0] * 10)
+_POLL_SECONDS = 1.0
 _CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_version (
     version     integer PRIMARY KEY,
@@ -80,6 +90,7 @@ _SELECT_OLDEST_CODE = """
 SELECT oldest_code, release FROM schema_version WHERE oldest_code > $1
 ORDER BY oldest_code, version LIMIT 1
 """
+_SELECT_RELEASE = "SELECT release FROM schema_version WHERE version = $1"
 # By a migrator of 0.1.0, in the meantime.
 _IS_APPLIED = "SELECT EXISTS (SELECT FROM schema_version WHERE version = $1)"
 _INSERT_VERSION = """
@@ -102,6 +113,12 @@ class MigrationStatus:
 def shipped() -> Sequence[Migration]:
     """Return the migrations of this version of the code, in order."""
     return shipped_schema().migrations
+
+
+def tables() -> Sequence[str]:
+    """Return the names of the tables that the migrations create, with some that they drop again."""
+    created = {name for migration in shipped() for name in _TABLE.findall(migration.sql)}
+    return sorted(created | {"schema_version"})
 
 
 def _log(line: str) -> None:
@@ -135,6 +152,28 @@ async def migrate(
             return await lease.guard(run.apply_all(connection, lease))
     except FAILURES as error:
         raise StoreUnavailable from error
+
+
+async def wait_for_database(
+    dsn: str, patience: timedelta, *, say: Callable[[str], object] = _log
+) -> None:
+    """Return once the database can be used; `say` is called with each new reason why it can't.
+
+    Raises StoreUnavailable when `patience` is over.
+    """
+    end, told = time.monotonic() + patience.total_seconds(), ""
+    while True:
+        try:
+            async with connected(dsn):
+                return
+        except StoreUnavailable as error:
+            if time.monotonic() + _POLL_SECONDS > end:
+                raise
+            why = describe(error)
+            if why != told:
+                say(f"Waiting for the database: {why}.")
+                told = why
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def pending(dsn: str) -> list[MigrationStatus]:
@@ -192,11 +231,35 @@ async def newer_than(connection: Connection, schema: Schema) -> str | None:
     )
 
 
+async def newest_applied(connection: Connection) -> int:
+    """Return the number of the newest migration that was applied, of whichever version."""
+    rows = await _rows(connection)
+    return rows[-1]["version"] if rows else 0
+
+
 async def count_pending(connection: Connection) -> int:
     """Return how many migrations of this version the database lacks."""
     return len(
         {migration.version for migration in shipped()}
         - {row["version"] for row in await _rows(connection)}
+    )
+
+
+async def would_skip(connection: Connection, schema: Schema, count: int) -> str | None:
+    """Return a sentence if an upgrade of a database with `count` migrations skips a version.
+
+    It doesn't if it goes on with what this version has begun.
+    """
+    skipped = schema.skipped_by(count)
+    if not skipped:
+        return None
+    if await connection.fetchval(_HAS_ORIGINS):
+        begun_by = await connection.fetchval(_SELECT_RELEASE, count)
+        if begun_by == __version__:
+            return None
+    return (
+        f"The database has the schema of a version before authsvc {skipped[0]}. Upgrade to "
+        f"{skipped[-1]} first, and let all replicas serve with it."
     )
 
 
@@ -252,11 +315,9 @@ class _Run:
             )
         if len(rows) >= self.schema.version:
             return None
-        if rows and not self.skip_versions and (skipped := self.schema.skipped_by(len(rows))):
+        if not self.skip_versions and (why := await would_skip(connection, self.schema, len(rows))):
             raise SchemaError(
-                f"The database has the schema of a version before authsvc {skipped[0]}. Upgrade to "
-                f"{skipped[-1]} first, and let all replicas serve with it; or stop all replicas "
-                "and run `authsvc migrate --skip-versions`."
+                f"{why} Or stop all replicas and run `authsvc migrate --skip-versions`."
             )
         return self.schema.migrations[len(rows)]
 
