@@ -118,6 +118,10 @@ async def free_disk(connection: PoolConnection) -> int | None:
         return None
     try:
         folder: str | None = await connection.fetchval(_SELECT_FOLDER)
-        return None if folder is None else shutil.disk_usage(folder).free
+        if folder is None:
+            return None
+        # The embedded server's folder is an open file of its own.
+        own = f"/proc/{connection.get_server_pid()}/"
+        return shutil.disk_usage(folder.replace("/proc/self/", own, 1)).free
     except (asyncpg.InsufficientPrivilegeError, OSError):
         return None

@@ -18,7 +18,7 @@ from authsvc.store import upgrades as store
 from authsvc.store.postgres.connector import PoolConnection
 from authsvc.store.postgres.migration_effects import shipped_effects
 from authsvc.store.postgres.migrations import Kind, Migration, Schema
-from authsvc.store.postgres.migrator import applied, newer_than
+from authsvc.store.postgres.migrator import applied, newer_than, would_skip
 
 # Transactions of the service are shorter.
 _LONG = timedelta(seconds=10)
@@ -99,9 +99,11 @@ async def plan_upgrade(
         step for each in pending for step in _steps(each, effects.get(each.version, ()), sizes)
     ]
     connections = await store.connections_of_service(connection)
-    refusals = _refusals(schema, len(rows), connections, version)
-    if too_new := await newer_than(connection, schema):
-        refusals.append(too_new)
+    refusals = [
+        *filter(None, [await would_skip(connection, schema, len(rows))]),
+        *filter(None, [await newer_than(connection, schema)]),
+        *_too_old(schema, len(rows), connections, version),
+    ]
     needed = sum(bytes_for(step.effect, step.size) for step in steps)
     free = await store.free_disk(connection)
     problems: list[str] = []
@@ -180,25 +182,18 @@ def _steps(
     return found[::-1]
 
 
-def _refusals(
+def _too_old(
     schema: Schema, count: int, connections: Sequence[Connections], version: str
 ) -> list[str]:
-    found = []
-    if count and (skipped := schema.skipped_by(count)):
-        found.append(
-            f"The database has the schema of a version before authsvc {skipped[0]}: upgrade to "
-            f"{skipped[-1]} first, and let all replicas serve with it."
-        )
     # Replicas of the version before, and of this one.
     former = schema.releases_at(schema.oldest_code(schema.version))
     fit = {version, *former}
-    found += [
+    return [
         f"Replicas of authsvc {_version_of(each.application)} are connected; upgrade them to "
         f"{former[-1]} first."
         for each in connections
         if former and count < schema.version and _version_of(each.application) not in fit
     ]
-    return found
 
 
 def _version_of(application: str) -> str:

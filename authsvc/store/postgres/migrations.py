@@ -101,9 +101,10 @@ class Schema:
     def skipped_by(self, version: int) -> Sequence[str]:
         """Return the releases that an upgrade of a database with this version would skip.
 
-        They are those of the first step after the database's, which is where to go next.
+        They are those of the first step after the database's, which is where to go next. Nobody has
+        ever served a database that has less than the first step.
         """
-        if version >= self.oldest_code(self.version):
+        if not self.steps or not self.steps[0] <= version < self.oldest_code(self.version):
             return ()
         return self.releases_at(min(step for step in self.steps if step > version))
 

@@ -35,10 +35,15 @@ __all__ = [
     "applied",
     "check_schema",
     "connected",
+    "count_pending",
     "migrate",
     "newer_than",
+    "newest_applied",
     "pending",
     "shipped",
+    "tables",
+    "wait_for_database",
+    "would_skip",
 ]
 
 log = structlog.get_logger(__name__)
@@ -85,6 +90,7 @@ _SELECT_OLDEST_CODE = """
 SELECT oldest_code, release FROM schema_version WHERE oldest_code > $1
 ORDER BY oldest_code, version LIMIT 1
 """
+_SELECT_RELEASE = "SELECT release FROM schema_version WHERE version = $1"
 # By a migrator of 0.1.0, in the meantime.
 _IS_APPLIED = "SELECT EXISTS (SELECT FROM schema_version WHERE version = $1)"
 _INSERT_VERSION = """
@@ -239,6 +245,24 @@ async def count_pending(connection: Connection) -> int:
     )
 
 
+async def would_skip(connection: Connection, schema: Schema, count: int) -> str | None:
+    """Return a sentence if an upgrade of a database with `count` migrations skips a version.
+
+    It doesn't if it goes on with what this version has begun.
+    """
+    skipped = schema.skipped_by(count)
+    if not skipped:
+        return None
+    if await connection.fetchval(_HAS_ORIGINS):
+        begun_by = await connection.fetchval(_SELECT_RELEASE, count)
+        if begun_by == __version__:
+            return None
+    return (
+        f"The database has the schema of a version before authsvc {skipped[0]}. Upgrade to "
+        f"{skipped[-1]} first, and let all replicas serve with it."
+    )
+
+
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[PoolConnection]:
     """Lend a connection outside of any pool; raises StoreUnavailable if it fails."""
@@ -291,11 +315,9 @@ class _Run:
             )
         if len(rows) >= self.schema.version:
             return None
-        if rows and not self.skip_versions and (skipped := self.schema.skipped_by(len(rows))):
+        if not self.skip_versions and (why := await would_skip(connection, self.schema, len(rows))):
             raise SchemaError(
-                f"The database has the schema of a version before authsvc {skipped[0]}. Upgrade to "
-                f"{skipped[-1]} first, and let all replicas serve with it; or stop all replicas "
-                "and run `authsvc migrate --skip-versions`."
+                f"{why} Or stop all replicas and run `authsvc migrate --skip-versions`."
             )
         return self.schema.migrations[len(rows)]
 

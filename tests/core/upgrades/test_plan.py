@@ -121,9 +121,10 @@ async def test_empty_database_has_nobody_to_wait_for(blank_dsn: str) -> None:
 
 
 async def test_skipped_version_is_refused(dsn: str) -> None:
+    await run_sql(dsn, "UPDATE schema_version SET release = NULL")
     plan = await _plan(dsn, schema_of(_FILES, {"0.1.0": 1, "0.2.0": 2, "0.3.0": 3}))
     assert plan.verdict is Verdict.REFUSED
-    assert "upgrade to 0.2.0 first" in plan.problems[0]
+    assert "Upgrade to 0.2.0 first" in plan.problems[0]
 
 
 async def test_replicas_of_an_older_version_are_refused(dsn: str) -> None:

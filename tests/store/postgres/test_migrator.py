@@ -1,17 +1,20 @@
 """Migrations: on an empty database, repeated, in parallel, and what the migrator rejects."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import chain
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from authsvc import __version__
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres import migrator
 from authsvc.store.postgres.database import Database
-from authsvc.store.postgres.migrations import SchemaError
+from authsvc.store.postgres.migrations import Schema, SchemaError
 from authsvc.store.postgres.migrator import check_schema, migrate, pending, shipped
 from tests.support.migrations import run_sql, schema_of
 
@@ -176,3 +179,104 @@ async def test_serving_rejects_schema_that_does_not_match_code(
         await connection.execute(damage)
         with pytest.raises(SchemaError, match=message):
             await check_schema(connection)
+
+
+_RELEASES = {"0.1.0": 1, "0.1.1": 1, "0.2.0": 2, "0.3.0": 3}
+_OLD, _NEXT, _LAST = (schema_of(_FILES[:count], _RELEASES) for count in (1, 2, 3))
+
+
+async def _serve(dsn: str, schema: Schema) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await check_schema(connection, schema)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def as_release(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets the code be that of a release."""
+    return lambda release: monkeypatch.setattr(migrator, "__version__", release)
+
+
+async def test_skipped_version_is_refused_unless_nobody_serves(
+    blank_dsn: str, as_release: Callable[[str], None]
+) -> None:
+    as_release("0.1.0")
+    await migrate(blank_dsn, _OLD)
+    as_release("0.3.0")
+    with pytest.raises(SchemaError, match=r"Upgrade to 0\.2\.0 first"):
+        await migrate(blank_dsn, _LAST)
+    assert len(await run_sql(blank_dsn, "SELECT FROM schema_version")) == 1
+    assert await migrate(blank_dsn, _LAST, skip_versions=True) == [2, 3]
+
+
+async def test_interrupted_migration_of_a_new_database_is_continued(
+    blank_dsn: str, as_release: Callable[[str], None]
+) -> None:
+    as_release("0.3.0")
+    await migrate(blank_dsn, Schema(_LAST.migrations[:1], _RELEASES))
+    assert await migrate(blank_dsn, _LAST) == [2, 3]
+
+
+async def test_versions_are_applied_one_after_the_other(blank_dsn: str) -> None:
+    for schema, applied in ((_OLD, [1]), (_NEXT, [2]), (_LAST, [3])):
+        assert await migrate(blank_dsn, schema) == applied
+    # An empty database skips nothing.
+    assert await migrate(blank_dsn, _LAST) == []
+
+
+async def test_replica_serves_one_step_behind_and_no_further(blank_dsn: str) -> None:
+    await migrate(blank_dsn, _NEXT)
+    await _serve(blank_dsn, _OLD)
+    await migrate(blank_dsn, _LAST)
+    await _serve(blank_dsn, _NEXT)
+    with pytest.raises(SchemaError, match=f"authsvc {__version__}.* Start a newer version"):
+        await _serve(blank_dsn, _OLD)
+    said: list[str] = []
+    assert await migrate(blank_dsn, _OLD, say=said.append) == []
+    assert "Start a newer version" in said[0]
+
+
+async def test_part_of_a_step_already_counts(blank_dsn: str) -> None:
+    """A migrator of 0.3.0 that was interrupted after its first migration."""
+    later = schema_of([*_FILES, ("0004_fourth.sql", b"SELECT 1;")], {**_RELEASES, "0.3.0": 4})
+    await migrate(blank_dsn, _NEXT)
+    await migrate(blank_dsn, Schema(later.migrations[:3], later.releases))
+    with pytest.raises(SchemaError, match="Start a newer version"):
+        await _serve(blank_dsn, _OLD)
+    assert await migrate(blank_dsn, later) == [4]
+
+
+async def test_rows_that_0_1_0_wrote_are_of_the_first_step(blank_dsn: str) -> None:
+    """It made the table without the later columns, and doesn't know of the lease."""
+    await migrate(blank_dsn, _OLD)
+    await run_sql(blank_dsn, "ALTER TABLE schema_version DROP COLUMN release, DROP oldest_code")
+    await _serve(blank_dsn, _OLD)
+    assert await migrate(blank_dsn, _NEXT) == [2]
+    rows = await run_sql(blank_dsn, "SELECT release, oldest_code FROM schema_version ORDER BY 1")
+    assert [tuple(row) for row in rows] == [(__version__, 1), (None, None)]
+
+
+async def test_migration_that_0_1_0_has_applied_meanwhile_is_left_alone(
+    blank_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its migrator takes turns with others by a lock that each transaction takes."""
+    schema = schema_of(_FILES[:1])
+    other = await asyncpg.connect(blank_dsn)
+    choose = migrator._Run._next
+
+    async def chosen_then_applied(run: Any, connection: Any) -> Any:
+        migration = await choose(run, connection)
+        if migration is not None:
+            await other.execute(migration.sql)
+            await other.execute(
+                "INSERT INTO schema_version (version, name, checksum) VALUES ($1, $2, $3)",
+                *(migration.version, migration.name, migration.checksum),
+            )
+        return migration
+
+    monkeypatch.setattr(migrator._Run, "_next", chosen_then_applied)
+    await migrate(blank_dsn, schema)
+    assert len(await run_sql(blank_dsn, "SELECT FROM first")) == 1
+    await other.close()
