@@ -23,7 +23,7 @@ async def test_tasks_capture_their_own_lines_at_the_same_time() -> None:
         return why(lines)
 
     found = await asyncio.gather(work("a"), work("b"))
-    assert found == [
+    assert list(found) == [
         f"provider failed (provider={name}); cause found (provider={name})" for name in ("a", "b")
     ]
 

@@ -14,8 +14,8 @@ from tests.cli.conftest import Command, plain
 # What does not depend on a service that runs, nor on the provider of the demo.
 QUIET = ("--skip", "service", "--skip", "providers", "--skip", "jwks", "--skip", "database.rights")
 # The server of the tests is not durable, and the machine may be busy.
-TESTED = (*QUIET, "--skip", "database.durability", "--skip", "database.latency")
-TESTED += ("--skip", "revocations", "--skip", "machine")
+TESTED = [*QUIET, "--skip", "database.durability", "--skip", "database.latency"]
+TESTED += ["--skip", "revocations", "--skip", "machine"]
 
 
 def report(text: str) -> Any:
