@@ -92,6 +92,8 @@ def test_note_on_the_sources_is_a_warning(command: Command, workspace: Workspace
         (("--timeout", "0s"), "--timeout: expected more than 0"),
         (("--timeout", "soon"), "--timeout: "),
         (("--cert", "a.crt"), "--cert and --key need each other"),
+        (("--target", "authsvc"), '"authsvc" is not a valid address; expected "host:port"'),
+        (("--url", "ftp://a"), '"ftp://a" is not an address of metrics'),
     ],
 )
 def test_wrong_options_are_refused(command: Command, arguments: tuple[str, ...], said: str) -> None:
