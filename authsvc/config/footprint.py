@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from authsvc.config.settings import Settings
 
 _KIB, _MIB = 1 << 10, 1 << 20
-# Measured; see the descriptions of the settings.
+# Measured, but that an API key is taken to be as large as a session.
 _AT_REST = 120 * _MIB
 SESSION = 2 * _KIB
 _API_KEY = 2 * _KIB
