@@ -6,6 +6,7 @@ sends it again, with the same id. Any number of replicas share the work.
 
 import asyncio
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from authsvc.config import DeliverySettings
+from authsvc.conventions import DELIVERY, MESSAGE_KIND
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.jitter import JITTER
 from authsvc.core.lib.sealing import Keyring, SealError
@@ -26,6 +28,7 @@ from authsvc.store import outbox
 from authsvc.store.outbox import StoredMessage
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.failures import describe
+from authsvc.tracing import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -97,12 +100,14 @@ class Deliverer:
         transport: Transport | None,
         settings: DeliverySettings,
         clock: Clock,
+        tracer: Tracer | None = None,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._transport = transport
         self._settings = settings
         self._clock = clock
+        self._tracer = tracer
         limit = transport.channel.limit if transport else timedelta()
         self._lease = limit + _LEASE_MARGIN
         self._wake = asyncio.Event()
@@ -197,8 +202,9 @@ class Deliverer:
             await self._abandon(stored, stored.last_error or "expired")
             return
         try:
-            rendered = self._rendered(stored, self._transport.renderer)
-            await self._transport.channel.send(rendered)
+            with self._traced(stored):
+                rendered = self._rendered(stored, self._transport.renderer)
+                await self._transport.channel.send(rendered)
         except NotDelivered as failure:
             await self._failed(stored, failure)
         except SealError:
@@ -212,6 +218,11 @@ class Deliverer:
             async with self._database.connection() as connection:
                 await outbox.mark_sent(connection, stored.message_id, self._clock.now())
             self._record_outcome("sent", stored)
+
+    def _traced(self, stored: StoredMessage) -> AbstractContextManager[None]:
+        if self._tracer is None:
+            return nullcontext()
+        return self._tracer.job(DELIVERY, {MESSAGE_KIND: stored.kind})
 
     def _rendered(self, stored: StoredMessage, renderer: Renderer) -> RenderedMessage:
         message = self._open(stored)
