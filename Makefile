@@ -74,6 +74,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/python -m tests.support.generated
 	$(BIN)/python -m tests.support.settings_pages
 	$(BIN)/python -m tests.support.metrics_page
+	$(BIN)/python -m tests.support.chart_files
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
 	@$(BIN)/python -m deploy.release.audit
@@ -91,8 +92,9 @@ hooks: $(VENV)/.dev ## Install the pre-commit hooks
 protos: $(VENV)/.dev $(VENV)/.protos ## Generate authsvc/v1 from protos/
 	$(BIN)/python -m tests.support.generated --write
 
-settings: $(VENV)/.dev ## Generate the tables of docs/settings.md and docs/settings.example.toml
+settings: $(VENV)/.dev ## Generate the pages of the settings, and the schema of the chart's values
 	$(BIN)/python -m tests.support.settings_pages --write
+	$(BIN)/python -m tests.support.chart_files --write
 
 metrics: $(VENV)/.dev ## Generate the tables of docs/metrics.md
 	$(BIN)/python -m tests.support.metrics_page --write
