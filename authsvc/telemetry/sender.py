@@ -58,10 +58,10 @@ _CALLS: dict[Signal, tuple[str, Any, str]] = {
 
 
 class NotSent(Exception):
-    """The collector did not take it; `may_retry` says whether it may another time."""
+    """The collector did not take it; the text says why, `may_retry` if it may another time."""
 
-    def __init__(self, *, may_retry: bool) -> None:
-        super().__init__()
+    def __init__(self, problem: str, *, may_retry: bool) -> None:
+        super().__init__(problem)
         self.may_retry = may_retry
 
 
@@ -86,10 +86,11 @@ class Sender:
             answer = await self._call(body, timeout=self._timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             may_retry = error.code() in _RETRYABLE
-            self._failed(f"{error.code().name}: {error.details()}"[:_MAX_DETAILS])
+            problem = f"{error.code().name}: {error.details()}"[:_MAX_DETAILS]
+            self._failed(problem)
             if may_retry:
                 await self._reopen()
-            raise NotSent(may_retry=may_retry) from None
+            raise NotSent(problem, may_retry=may_retry) from None
         rejected: int = getattr(answer.partial_success, rejected_items)
         if rejected:
             self._failed(f"rejected: {answer.partial_success.error_message}"[:_MAX_DETAILS])

@@ -222,6 +222,20 @@ async def test_end_does_not_wait_for_a_silent_collector(
     assert [event["event"] for event in logged(lines)] == ["telemetry_lost"]
 
 
+async def test_end_tries_an_absent_collector_once(
+    unheard: socket, monkeypatch: pytest.MonkeyPatch, lines: StringIO
+) -> None:
+    monkeypatch.setattr(exporter, "_GATHER_SECONDS", 3_600)
+    sending = Sending(Collector(port=port_of(unheard)).settings(metrics=False))
+    sending.telemetry.start()
+    await asyncio.sleep(0)
+    sending.call(2)
+    async with asyncio.timeout(60):
+        await sending.telemetry.close(3_600)
+    assert sending.value("failures_total", signal="traces") == 1
+    assert [event["event"] for event in logged(lines)] == ["telemetry_not_sent", "telemetry_lost"]
+
+
 async def test_metrics_are_sent_at_intervals(
     start: Callable[..., Sending], collector: Collector
 ) -> None:
