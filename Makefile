@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo dev psql test test-fast test-world drills coverage mutants bench check audit format hooks \
-	protos settings baseline lock release clean
+	protos settings metrics baseline lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -73,6 +73,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/buf breaking protos --against protos/baseline.json
 	$(BIN)/python -m tests.support.generated
 	$(BIN)/python -m tests.support.settings_pages
+	$(BIN)/python -m tests.support.metrics_page
 	$(BIN)/python -m tests.support.chart_files
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
@@ -95,13 +96,16 @@ settings: $(VENV)/.dev ## Generate the pages of the settings, and the schema of 
 	$(BIN)/python -m tests.support.settings_pages --write
 	$(BIN)/python -m tests.support.chart_files --write
 
+metrics: $(VENV)/.dev ## Generate the tables of docs/metrics.md
+	$(BIN)/python -m tests.support.metrics_page --write
+
 baseline: $(VENV)/.dev ## Record the protos as released: later changes must not break their clients
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 lock: $(VENV)/.dev ## Lock the dependencies of pyproject.toml (UPGRADE=--upgrade takes newer versions)
-	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra server -o deploy/requirements.lock
+	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra server --extra otel -o deploy/requirements.lock
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra embedded -c deploy/requirements.lock -o deploy/requirements-embedded.lock
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra dev -c deploy/requirements-embedded.lock -o deploy/requirements-dev.lock
 	$(BIN)/$(LOCK) --group protos $(UPGRADE) -o deploy/requirements-protos.lock

@@ -29,11 +29,13 @@ def background_jobs(
     forwarding: AuditForwarding | None,
     watch_health: Callable[[], Awaitable[None]],
     watch_certificate: Callable[[], Awaitable[None]],
+    measure_lag: Callable[[], Awaitable[None]],
 ) -> Sequence[Job]:
     """Return all jobs of the running service."""
     return (
         Job("revocation-reader", parts.revocation_reader.run),
         Job("revocation-watch", parts.use.revocation_watch.run),
+        Job("token-validity", parts.token_validity.run),
         Job("doorbell", parts.doorbell.run),
         Job("login-freezes", parts.use.login_freezes.run),
         Job("ip-blocks", parts.block_list.run),
@@ -48,6 +50,7 @@ def background_jobs(
         Job("delivery", deliverer.run),
         Job("health", watch_health),
         Job("certificate", watch_certificate),
+        Job("loop-lag", measure_lag),
         *((Job("audit-forward", forwarding.run),) if forwarding else ()),
     )
 

@@ -29,6 +29,7 @@ from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.block_list import BlockList
 from authsvc.core.limits.violations import Violations
+from authsvc.core.login.logins import Logins
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
@@ -39,6 +40,8 @@ from authsvc.core.retention.addresses import AddressTruncation
 from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.validity import TokenValidity
+from authsvc.core.secrets_at_rest.key_ages import KeyAges
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -50,6 +53,7 @@ from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.use_cases import UseCases
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
+from authsvc.measures import Histogram
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import LoggedRevocation
@@ -65,6 +69,7 @@ from authsvc.rpc.session.service import SessionHandler
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import check_schema
+from authsvc.tracing import Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,8 @@ class Parts:
     doorbell: Doorbell
     definitions: Definitions
     revocation_reader: LogFollower[LoggedRevocation]
+    revocation_delays: Histogram
+    token_validity: TokenValidity
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -132,7 +139,11 @@ async def open_parts(
 
 
 def open_deliverer(
-    parts: Parts, settings: Settings, clock: Clock, count: Callable[[str], object]
+    parts: Parts,
+    settings: Settings,
+    clock: Clock,
+    count: Callable[[str], object],
+    tracer: Tracer | None = None,
 ) -> Deliverer:
     """Return the deliverer, woken when messages are enqueued; `count` is called with each outcome.
 
@@ -146,6 +157,7 @@ def open_deliverer(
         settings=settings.delivery,
         clock=clock,
         count=count,
+        tracer=tracer,
     )
     parts.doorbell.answer(Channel.OUTBOX, deliverer.wake)
     return deliverer
@@ -192,6 +204,8 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            revocation_delays=self.revocation_delays,
+            token_validity=self.token_validity,
             definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
@@ -214,6 +228,7 @@ class _Build(AccountBuild):
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
             login_freezes=self.login_freezes,
+            logins=Logins(self.login_freezes),
             session_opening=self.session_opening,
             session_validation=self.session_validation,
             session_refresh=self.session_refresh,
@@ -264,6 +279,7 @@ class _Build(AccountBuild):
             evidence_export=EvidenceExport(self.database, self.signing_keys, self.ip_blocking),
             resealing=Resealing(self.database, self.keyring, self.clock),
             key_usage=self.key_usage,
+            key_ages=self.key_ages,
         )
 
     @cached_property
@@ -350,6 +366,15 @@ class _Build(AccountBuild):
             keyring=self.keyring,
             pepper_ids=[pepper.id for pepper in self.settings.secrets.peppers],
             missing_keys=self.settings.encryption.missing_keys,
+        )
+
+    @cached_property
+    def key_ages(self) -> KeyAges:
+        return KeyAges(
+            database=self.database,
+            newest_key_id=self.keyring.newest.key_id,
+            newest_pepper_id=self.settings.secrets.peppers[0].id,
+            clock=self.clock,
         )
 
     @cached_property

@@ -29,6 +29,7 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.revocations.known import KnownRevocations
+from authsvc.core.revocations.validity import TokenValidity
 from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.roles.role_definitions import RoleDefinitions
@@ -44,6 +45,7 @@ from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signer import ExternalSigner, Signer
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
+from authsvc.measures import Histogram
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import LoggedRevocation, Revocation
@@ -133,17 +135,31 @@ class BaseBuild:
         return RevocationWatch(
             database=self.database,
             clock=self.clock,
-            validity=self.settings.tokens.revocation_validity,
+            validity=lambda: self.token_validity.longest,
             encode=encoder(self.slices),
             ring=self._ring_reader,
+        )
+
+    @cached_property
+    def token_validity(self) -> TokenValidity:
+        return TokenValidity(
+            database=self.database,
+            clock=self.clock,
+            own=self.settings.tokens.revocation_validity,
         )
 
     def _ring_reader(self) -> None:
         self.revocation_reader.ring()
 
+    @cached_property
+    def revocation_delays(self) -> Histogram:
+        return Histogram()
+
     def _on_logged(self, revocation: LoggedRevocation) -> None:
         self.on_revocation(revocation)
         self.revocation_watch.on_revocation(revocation)
+        delay = self.clock.now() - revocation.revoke_time
+        self.revocation_delays.record(delay.total_seconds())
 
     def _on_position(self, position: Position, began: float) -> None:
         self.known_revocations.advance(position)

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authsvc.cli.connection import credentials_of, open_channel, target_of
 from authsvc.cli.output import DEVELOPMENT, fail, run
+from authsvc.errors import ServerError
 
 _LONGEST_TIMEOUT = 3_600
 
@@ -114,11 +115,16 @@ def _check_ready(address: str, ca: Path | None, timeout: float) -> None:
 async def health_status(
     target: str, server_name: str, credentials: grpc.ChannelCredentials, deadline: float
 ) -> str:
-    """Return the status of the service at `target`, such as SERVING, or end the command."""
+    """Return the status of the service at `target`, such as SERVING.
+
+    Raises ServerError if it does not answer; the message says why.
+    """
     async with await open_channel(target, server_name, credentials, deadline) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline)
         except grpc.aio.AioRpcError as error:
-            fail(f"{target} does not answer: {error.code().name}: {error.details()}")
+            raise ServerError(
+                f"{target} does not answer: {error.code().name}: {error.details()}"
+            ) from None
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

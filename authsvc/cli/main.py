@@ -17,6 +17,7 @@ class _Root(ImportingGroup):
         "serve": "authsvc.cli.serve",
         "migrate": "authsvc.cli.migrate",
         "health": "authsvc.cli.health",
+        "doctor": "authsvc.cli.doctor.command",
         "call": "authsvc.cli.call",
         "demo": "authsvc.cli.demo",
         "config": "authsvc.cli.config",
@@ -31,6 +32,7 @@ class _Root(ImportingGroup):
         "audit": "authsvc.cli.audit",
         "incident": "authsvc.cli.incident",
         "passwords": "authsvc.cli.passwords",
+        "size": "authsvc.cli.size",
         "messages": "authsvc.cli.messages",
         "retention": "authsvc.cli.retention",
     }

@@ -34,6 +34,7 @@ from authsvc.core.limits.policies import Policies
 from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
+from authsvc.core.login.logins import Logins
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
 from authsvc.core.login.password import PasswordLogin
 from authsvc.core.login.second_factor import MfaVerification
@@ -42,6 +43,7 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.core.roles.role_definitions import RoleDefinitions
+from authsvc.core.secrets_at_rest.key_ages import KeyAges
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -76,6 +78,7 @@ class UseCases:
     oauth_login: OAuthLogin
     mfa_verification: MfaVerification
     login_freezes: LoginFreezes
+    logins: Logins
 
     # Sessions and tokens
     session_opening: SessionOpening
@@ -138,3 +141,4 @@ class UseCases:
     evidence_export: EvidenceExport
     resealing: Resealing
     key_usage: KeyUsage
+    key_ages: KeyAges

@@ -134,6 +134,10 @@ async def test_no_origins_are_related_by_default(get: Browser) -> None:
 # Metrics
 
 
+def names(text: str) -> set[str]:
+    return {family.name for family in text_string_to_metric_families(text)}
+
+
 async def test_calls_are_counted(get: Browser, service: Service) -> None:
     await service.new_session()
     request = LoginRequest(email=EMAIL, password="Difference-Engine-1822")
@@ -156,17 +160,28 @@ async def test_calls_are_counted(get: Browser, service: Service) -> None:
         assert private not in answer.text
 
 
+async def test_metrics_are_openmetrics_for_those_who_accept_it(get: Browser) -> None:
+    # What Prometheus 3 sends by default, shortened.
+    accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3"
+    answer = await get("/metrics", headers={"Accept": accept})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+    plain = await get("/metrics")
+    assert plain.headers["Content-Type"].startswith("text/plain")
+    assert "# EOF" not in plain.text
+
+
 async def test_metrics_are_rendered_once_for_all_and_beside_the_loop(
     get: Browser, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = service.app.web._metrics
     render, released, times = metrics.render, threading.Event(), 0
 
-    def slow() -> bytes:
+    def slow(*, openmetrics: bool) -> bytes:
         nonlocal times
         times += 1
         assert released.wait(PATIENCE)
-        return render()
+        return render(openmetrics=openmetrics)
 
     monkeypatch.setattr(metrics, "render", slow)
     scrapes = [asyncio.create_task(get("/metrics")) for _ in range(12)]
@@ -231,6 +246,8 @@ async def test_service_is_not_ready_while_postgresql_is_down(
 
     tokens = await service.new_session()
     assert await serving()
+    before = names(service.app.web._metrics.render().decode())
+    assert "authsvc_pool_wait_seconds" in before
     kill(own_server)
     await get.until("/readyz", 503)
     assert (await get("/readyz")).text.startswith("not ready: database: ")
@@ -238,7 +255,10 @@ async def test_service_is_not_ready_while_postgresql_is_down(
     # A restart would not help, and verifiers can still fetch the keys.
     assert (await get("/livez")).status == 200
     assert (await get("/.well-known/jwks.json")).status == 200
-    assert (await get("/metrics")).status == 200
+    scraped = await get("/metrics")
+    assert "\nauthsvc_database_up 0.0\n" in scraped.text
+    # Nothing is missing: no metric needs the database.
+    assert names(scraped.text) == before
     error = await failure(service.sessions().ListSessions(ListSessionsRequest(user_id=NOBODY)))
     assert reason_of(error) == "STORE_UNAVAILABLE"
     assert detail(error, RetryInfo).retry_delay.ToMilliseconds() > 0

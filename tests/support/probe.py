@@ -16,6 +16,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from pydantic import SecretStr
 
+from authsvc.app.metrics import SERVER
+from authsvc.app.metrics.table import MetricTable
 from authsvc.app.server import Server
 from authsvc.config import CallerSettings, Settings
 from authsvc.errors import IpBlocked, bearer_invalid
@@ -24,6 +26,7 @@ from authsvc.models.calls import Role
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Claims
+from authsvc.tracing import Tracer
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import account_service_pb2_grpc, auth_service_pb2_grpc
 from authsvc.v1 import auth_service_pb2 as pb
@@ -223,7 +226,9 @@ class Probe(
 class ProbeServer:
     """The real server with a `Probe` behind it, and clients to call it with."""
 
-    def __init__(self, settings: Settings, clock: Clock, authority: Authority) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, authority: Authority, tracer: Tracer | None = None
+    ) -> None:
         self.probe = Probe()  # type: ignore[abstract]  # a test calls only what is implemented
         self.metrics = Metrics()
         self.server = Server(
@@ -234,7 +239,9 @@ class ProbeServer:
             note_refusal=self.probe.note_refusal,
             clock=clock,
             metrics=self.metrics,
+            tracer=tracer,
         )
+        self.metrics.registry.register(MetricTable(SERVER, self.server))
         self._authority = authority
         self.clients: Clients
 
@@ -266,7 +273,7 @@ async def counted(probe: ProbeServer, code: str, method: str = LOGIN) -> None:
             await asyncio.sleep(0.005)
 
 
-StartProbe = Callable[[Settings], Awaitable[ProbeServer]]
+StartProbe = Callable[..., Awaitable[ProbeServer]]
 
 
 @pytest_asyncio.fixture
@@ -274,8 +281,8 @@ async def start_probe(clock: FakeClock, authority: Authority) -> AsyncIterator[S
     """Starts servers with a `Probe` behind them; they stop when the test ends."""
     async with AsyncExitStack() as stack:
 
-        async def start(settings: Settings) -> ProbeServer:
-            server = ProbeServer(settings, clock, authority)
+        async def start(settings: Settings, tracer: Tracer | None = None) -> ProbeServer:
+            server = ProbeServer(settings, clock, authority, tracer)
             await server.start()
             stack.push_async_callback(server.stop)
             return server

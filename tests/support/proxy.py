@@ -10,11 +10,15 @@ _BACKEND_KEY_DATA = b"K\x00\x00\x00\x0c"
 
 
 class Proxy:
-    """Relays to the server of `dsn`; with `process_id` it reports that id for every session."""
+    """Relays to the server of `dsn`; with `process_id` it reports that id for every session.
 
-    def __init__(self, dsn: str, *, process_id: int | None = None) -> None:
+    `delay` is how many seconds everything takes on its way, in each direction.
+    """
+
+    def __init__(self, dsn: str, *, process_id: int | None = None, delay: float = 0.0) -> None:
         self._address = urlsplit(dsn)
         self._process_id = process_id
+        self._delay = delay
         self._flows = asyncio.Event()
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,6 +109,7 @@ class Proxy:
     ) -> None:
         while data := await reader.read(65_536):
             await flows.wait()
+            await asyncio.sleep(self._delay)
             writer.write(self._disguise(data))
             await writer.drain()
         writer.close()

@@ -21,12 +21,15 @@ from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 from argon2.low_level import ARGON2_VERSION, Type
 
 from authsvc.config import KeySettings, PasswordSettings
+from authsvc.conventions import HASH
 from authsvc.core.passwords import argon2id, foreign_forms
 from authsvc.core.passwords.argon2id import SALT_BYTES, Library
 from authsvc.core.passwords.foreign_hashes import HashRefused
 from authsvc.core.passwords.foreign_schemes import ForeignHash
 from authsvc.core.passwords.pool import HashPool
-from authsvc.errors import FieldInvalid, Overloaded
+from authsvc.errors import FieldInvalid, Overloaded, Resource
+from authsvc.measures import Histogram
+from authsvc.tracing import span
 
 MAX_PASSWORD_BYTES = 1024
 
@@ -132,6 +135,11 @@ class PasswordHasher:
         """The number of hashes being computed."""
         return self._pool.running
 
+    @property
+    def waits(self) -> Histogram:
+        """The times for which hashes waited for a thread."""
+        return self._pool.waits
+
     async def choose_library(self) -> None:
         """Measure which library hashes faster on this machine, use it from now on, and log it.
 
@@ -198,9 +206,12 @@ class PasswordHasher:
             Overloaded: Too many passwords are waiting, or memory is short.
         """
         try:
-            return await self._pool.run(work, memory_kib=memory_kib, slow=slow)
+            with span(HASH):
+                return await self._pool.run(work, memory_kib=memory_kib, slow=slow)
         except (HashingError, MemoryError) as error:
-            raise Overloaded("There is not enough memory to hash the password.") from error
+            raise Overloaded(
+                "There is not enough memory to hash the password.", what=Resource.HASHES
+            ) from error
 
     def take_over(
         self, text: str, pepper_id: str | None, *, accept_weak: bool = False

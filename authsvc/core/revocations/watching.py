@@ -14,7 +14,7 @@ from authsvc.core.lib.wakeups import Wakeups
 from authsvc.core.revocations.broadcast import Broadcast, Sent
 from authsvc.core.revocations.cursors import WatchCursor, read_watch_cursor, write_watch_cursor
 from authsvc.core.revocations.missed import PAGE, MissedRevocations, WatchedRevocations
-from authsvc.errors import CursorTooOld, FieldInvalid, Overloaded, StoreUnavailable
+from authsvc.errors import CursorTooOld, FieldInvalid, Overloaded, Resource, StoreUnavailable
 from authsvc.models.clock import Clock
 from authsvc.models.revocations import LoggedRevocation
 from authsvc.store.log_reading import Position
@@ -34,8 +34,8 @@ _ORIGIN_AGE = 5.0
 class RevocationWatch:
     """Lets callers watch revocations; `run` sends them what the process's reader passes on.
 
-    `encode` makes a message, once for all watchers. `validity` is how long a revocation can concern
-    a token. `ring` lets the reader read soon.
+    `encode` makes a message, once for all watchers. `validity` returns how long a revocation can
+    concern a token. `ring` lets the reader read soon.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RevocationWatch:
         *,
         database: Database,
         clock: Clock,
-        validity: timedelta,
+        validity: Callable[[], timedelta],
         encode: Callable[[WatchedRevocations], Awaitable[bytes]],
         ring: Callable[[], None],
     ) -> None:
@@ -132,7 +132,7 @@ class RevocationWatch:
                 at = self._beginning(position)
             elif (
                 not _covers(position, at.position)
-                or at.position.read_time < self._clock.now() - self._validity
+                or at.position.read_time < self._clock.now() - self._validity()
             ):
                 raise CursorTooOld
             yield await self._sign_of_life(at, position)
@@ -165,7 +165,10 @@ class RevocationWatch:
                 await self._messages.wait()
                 continue
             if number < broadcast.first:
-                raise Overloaded("Revocations are read too slowly; continue with the last cursor.")
+                raise Overloaded(
+                    "Revocations are read too slowly; continue with the last cursor.",
+                    what=Resource.STREAMS,
+                )
             sent = broadcast.get(number)
             number += 1
             # Of signs of life, the last one is enough.
@@ -219,7 +222,7 @@ class RevocationWatch:
             cursor=write_watch_cursor(at),
             known_until=position.read_time,
             is_complete=at.catch_up is None and _covers(at.position, position),
-            validity=self._validity,
+            validity=self._validity(),
         )
 
     async def _position_after(self, arrived: float) -> Position:
@@ -238,7 +241,7 @@ class RevocationWatch:
         now = elapsed()
         taken, cursor = self._origin or (now, None)
         if cursor is None or now - taken > _ORIGIN_AGE or not _covers(position, cursor.position):
-            oldest = self._clock.now() - self._validity
+            oldest = self._clock.now() - self._validity()
             cursor = WatchCursor(position, (oldest, 0))
             self._origin = (now, cursor)
         return cursor

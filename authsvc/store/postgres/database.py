@@ -9,6 +9,7 @@ import structlog
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
+from authsvc.measures import Histogram
 from authsvc.store.postgres.connector import (
     FAILURES,
     Connection,
@@ -20,6 +21,7 @@ from authsvc.store.postgres.connector import (
 from authsvc.store.postgres.pool import Pool, Usage
 from authsvc.store.postgres.shares import Shares
 from authsvc.store.postgres.timeouts import Timeouts
+from authsvc.tracing import SPAN
 
 __all__ = ["Connection", "Database"]
 
@@ -157,6 +159,16 @@ class Database:
         """Return the current usage of the pool."""
         return self._pool.usage()
 
+    @property
+    def maximum(self) -> int:
+        """How many connections the pool may have."""
+        return self._pool.maximum
+
+    @property
+    def waits(self) -> Histogram:
+        """The times for which callers waited for a connection of the pool."""
+        return self._pool.waits
+
     async def close(self) -> None:
         """Close the connections; callers that hold or request one get StoreUnavailable."""
         await self._pool.close()
@@ -184,13 +196,15 @@ class _Loan:
     async def __aenter__(self) -> PoolConnection:
         if self._key is None:
             self._connection = await self._pool.acquire()
-            return self._connection
-        await self._shares.enter(self._key)
-        try:
-            self._connection = await self._pool.acquire()
-        except BaseException:
-            self._shares.leave(self._key)
-            raise
+        else:
+            await self._shares.enter(self._key)
+            try:
+                self._connection = await self._pool.acquire()
+            except BaseException:
+                self._shares.leave(self._key)
+                raise
+        if SPAN.get() is not None:
+            self._connection.trace_statements(traced=True)
         return self._connection
 
     async def __aexit__(
@@ -203,6 +217,8 @@ class _Loan:
             self._shares.leave(self._key)
         connection, pool = self._connection, self._pool
         connection.revoked = None
+        if connection.is_traced:
+            connection.trace_statements(traced=False)
         if connection.rings:
             # After a failure too: whether the transaction was committed may be unknown.
             self._on_commit(connection.rings)

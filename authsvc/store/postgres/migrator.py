@@ -26,6 +26,7 @@ from authsvc.store.postgres.failures import describe
 log = structlog.get_logger(__name__)
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 # Any fixed number that nobody else uses in the database: "authsvc" in ASCII.
 _LOCK = 0x61757468737663
 
@@ -82,6 +83,12 @@ def shipped() -> Sequence[Migration]:
     folder = resources.files("authsvc.store") / "migrations"
     files = ((file.name, file.read_bytes()) for file in folder.iterdir())
     return read_migrations((name, content) for name, content in files if name.endswith(".sql"))
+
+
+def tables() -> Sequence[str]:
+    """Return the names of the tables that the migrations create, with some that they drop again."""
+    created = {name for migration in shipped() for name in _TABLE.findall(migration.sql)}
+    return sorted(created | {"schema_version"})
 
 
 def read_migrations(files: Iterable[tuple[str, bytes]]) -> Sequence[Migration]:
@@ -209,6 +216,20 @@ async def check_schema(connection: Connection) -> None:
             f"The database has {len(rows)} of {len(shipped())} migrations; "
             "run `authsvc migrate` to apply the others."
         )
+
+
+async def newest_applied(connection: Connection) -> int:
+    """Return the number of the newest migration that was applied, of whichever version."""
+    rows = await _rows(connection)
+    return rows[-1]["version"] if rows else 0
+
+
+async def count_pending(connection: Connection) -> int:
+    """Return how many migrations of this version the database lacks."""
+    return len(
+        {migration.version for migration in shipped()}
+        - {row["version"] for row in await _rows(connection)}
+    )
 
 
 async def _apply_next(
