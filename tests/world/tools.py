@@ -112,10 +112,12 @@ _KUBERNETES = (
 def _kubernetes(program: str, version: str) -> Tool:
     """A program of Kubernetes: `version` is 35.4 for 1.35.4, whose parts are 0.35.4."""
     parts = "\n".join(f"k8s.io/{name} => k8s.io/{name} v0.{version}" for name in _KUBERNETES)
+    # What it says of itself, by which Helm tells whether a chart fits.
+    flags = f"-ldflags=-X=k8s.io/component-base/version.gitVersion=v1.{version}"
     return Tool(
         program,
         "go",
-        ["-C", "{folder}", "build", "-o", "bin/", f"k8s.io/kubernetes/cmd/{program}"],
+        ["-C", "{folder}", "build", flags, "-o", "bin/", f"k8s.io/kubernetes/cmd/{program}"],
         environment={"GOFLAGS": "-mod=mod -buildvcs=false"},
         files={
             "go.mod": f"module world\ngo 1.25.0\nrequire k8s.io/kubernetes v1.{version}\n"
