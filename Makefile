@@ -73,6 +73,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/buf breaking protos --against protos/baseline.json
 	$(BIN)/python -m tests.support.generated
 	$(BIN)/python -m tests.support.settings_pages
+	$(BIN)/python -m deploy.observability
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
 	@$(BIN)/python -m deploy.release.audit

@@ -110,7 +110,9 @@ COTURN = Program(
     ),
 )
 SOFTHSM = Program("softhsm", "usr/bin/softhsm2-util", ("softhsm2", "libsofthsm2"))
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM)
+PROMETHEUS = Program("prometheus", "usr/bin/prometheus", ("prometheus",))
+FAKETIME = Program("faketime", "usr/bin/faketime", ("faketime", "libfaketime"))
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, PROMETHEUS, FAKETIME)
 
 
 class _Apt:
