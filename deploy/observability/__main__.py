@@ -1,4 +1,4 @@
-"""Owns the generator of the files in deploy/observability.
+"""Owns the generator of the files in deploy/observability, and of the index of runbooks.
 
 `python -m deploy.observability` fails if they differ from what this package describes; with
 `--write` it writes them.
@@ -6,6 +6,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ import yaml
 
 from deploy.observability import causes, objectives
 from deploy.observability.boards import BOARDS
-from deploy.observability.rule import Group, Times
+from deploy.observability.rule import Alert, Group, Times
 
 FOLDER = Path(__file__).parent
+RUNBOOKS = FOLDER.parents[1] / "docs" / "runbooks" / "README.md"
+_TABLE = re.compile(r"(?<=<!-- alerts -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
 _NOTE = "# Written by `python -m deploy.observability --write`; don't edit it.\n"
 
 
@@ -52,14 +55,34 @@ def rule_files(times: Times) -> Mapping[str, str]:
     }
 
 
+def alerts() -> list[Alert]:
+    """Return all alerts, with their times as they are."""
+    groups = [*objectives.alerts(Times()), *causes.alerts(Times())]
+    return [rule for group in groups for rule in group.rules if isinstance(rule, Alert)]
+
+
+def runbooks() -> str:
+    """Return the index of runbooks with the table of alerts that it should have."""
+    severities: dict[str, set[str]] = {}
+    for alert in alerts():
+        severities.setdefault(alert.name, set()).add(alert.severity.value)
+    rows = {
+        alert.name: f"| [`{alert.name}`]({alert.page}.md)"
+        f" | {' or '.join(sorted(severities[alert.name]))} | {alert.summary} |\n"
+        for alert in alerts()
+    }
+    table = "| alert | is a | means |\n|---|---|---|\n" + "".join(rows.values())
+    return _TABLE.sub(lambda _: table, RUNBOOKS.read_text())
+
+
 def files() -> Mapping[Path, str]:
-    """Return the text of each committed file."""
+    """Return the text of each generated file."""
     rules = {FOLDER / "rules" / name: text for name, text in rule_files(Times()).items()}
     boards = {
         FOLDER / "dashboards" / f"{board.name}.json": json.dumps(board.document(), indent=2) + "\n"
         for board in BOARDS
     }
-    return rules | boards
+    return {**rules, **boards, RUNBOOKS: runbooks()}
 
 
 def main() -> None:
@@ -68,7 +91,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the files")
     arguments = parser.parse_args()
     wanted = files()
-    there = {*FOLDER.glob("rules/*"), *FOLDER.glob("dashboards/*")}
+    there = {*FOLDER.glob("rules/*"), *FOLDER.glob("dashboards/*"), RUNBOOKS}
     stale = [path for path, text in wanted.items() if path not in there or path.read_text() != text]
     left = sorted(there - wanted.keys())
     if arguments.write:
@@ -78,7 +101,7 @@ def main() -> None:
         for path in left:
             path.unlink()
     elif stale or left:
-        names = ", ".join(str(path.relative_to(FOLDER)) for path in (*stale, *left))
+        names = ", ".join(str(path.relative_to(FOLDER.parents[1])) for path in (*stale, *left))
         sys.exit(f"error: {names}: run `python -m deploy.observability --write`")
 
 

@@ -168,7 +168,7 @@ def _alert(objective: Objective, burn: _Burn, times: Times) -> Alert:
             f"and {objective.series(f'bad_ratio{burn.short}')} > {limit}\n"
             f"and {events} >= {objective.minimum}"
         ),
-        summary=f"Not true at present: {objective.promise}",
+        summary=f"The objective is being missed: {objective.promise}",
         description=(
             f"Of the last {burn.long}, {{{{ $value | humanizePercentage }}}} were bad, and it goes"
             f" on: more than {burn.factor:g} times the budget of {objective.budget * 100:g} %."
