@@ -3,10 +3,7 @@
 Those of an alert's runbook are tried in `tests/world/test_alerts.py`, while it fires.
 """
 
-import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,31 +12,12 @@ from authsvc.app.application import Application
 from authsvc.models.incidents import DetectionName, LoginMethod
 from deploy.observability.__main__ import alerts
 from tests.support.documents import REPOSITORY, Page, page
+from tests.support.shell import sh
 
 FOLDER = REPOSITORY / "docs" / "runbooks"
 INDEX = page("docs/runbooks/README.md")
 RUNBOOKS = [INDEX, *(Page(FOLDER / f"{name.value}.md") for name in DetectionName)]
-_PATIENCE = 600.0
 _USER = "ada@example.com"
-
-
-async def sh(script: str, folder: Path, standard_input: str = "") -> str:
-    """Run a script as an operator would, and return what it prints; a failing command ends it."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "TMPDIR": str(folder),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-eux", "-c", script),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    async with asyncio.timeout(_PATIENCE):
-        output, errors = await process.communicate(standard_input.encode())
-    assert process.returncode == 0, (output + errors).decode()
-    return output.decode()
 
 
 def test_every_runbook_is_of_a_detection_or_an_alert() -> None:

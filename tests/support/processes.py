@@ -20,16 +20,17 @@ class Process:
     """A running command; `output` collects what it prints.
 
     The output is read continuously, as a service whose log is not read blocks when the pipe fills.
+    `module` may be another than the service's, to which it leads.
     """
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, module: str = "authsvc", **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
         ports = {} if "--http" in arguments else {"AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"}
         self.output = ""
         self._ended = False
         self._more = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "authsvc", *arguments],
+            [sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

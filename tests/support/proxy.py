@@ -10,7 +10,10 @@ _BACKEND_KEY_DATA = b"K\x00\x00\x00\x0c"
 
 
 class Proxy:
-    """Relays to the server of `dsn`; with `process_id` it reports that id for every session."""
+    """Relays to the server of `dsn`; with `process_id` it reports that id for every session.
+
+    `delay` is how many seconds whatever passes takes longer, each way.
+    """
 
     def __init__(self, dsn: str, *, process_id: int | None = None) -> None:
         self._address = urlsplit(dsn)
@@ -21,6 +24,7 @@ class Proxy:
         self._clients: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.dsn = ""
+        self.delay = 0.0
 
     def redirect(self, dsn: str) -> None:
         """Relay new connections to the server of `dsn`; those that are open stay where they are."""
@@ -105,6 +109,8 @@ class Proxy:
     ) -> None:
         while data := await reader.read(65_536):
             await flows.wait()
+            if self.delay:
+                await asyncio.sleep(self.delay)
             writer.write(self._disguise(data))
             await writer.drain()
         writer.close()

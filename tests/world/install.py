@@ -111,8 +111,48 @@ COTURN = Program(
 )
 SOFTHSM = Program("softhsm", "usr/bin/softhsm2-util", ("softhsm2", "libsofthsm2"))
 PROMETHEUS = Program("prometheus", "usr/bin/prometheus", ("prometheus",))
+# With what machines without a desktop lack.
+CHROMIUM = Program(
+    "chromium",
+    "usr/lib/chromium/chromium",
+    (
+        "chromium",
+        "chromium-common",
+        "libasyncns0",
+        "libcolord2",
+        "libdouble-conversion3",
+        "libepoxy0",
+        "libflac12",
+        "libgtk-3-0",
+        "libharfbuzz-subset0",
+        "libminizip1",
+        "libmp3lame0",
+        "libmpg123-0",
+        "libogg0",
+        "libopenh264-7",
+        "libopenjp2-7",
+        "libopus0",
+        "libpulse0",
+        "libsndfile1",
+        "libvorbis0a",
+        "libvorbisenc2",
+        "libwayland-cursor0",
+        "libwayland-egl1",
+        "libxnvctrl0",
+    ),
+)
 FAKETIME = Program("faketime", "usr/bin/faketime", ("faketime", "libfaketime"))
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, PROMETHEUS, FAKETIME)
+PROGRAMS = (
+    PGBOUNCER,
+    NEW_PGBOUNCER,
+    KUBECTL,
+    PROTOC,
+    COTURN,
+    SOFTHSM,
+    PROMETHEUS,
+    FAKETIME,
+    CHROMIUM,
+)
 
 
 class _Apt:
