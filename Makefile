@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo dev psql test test-fast test-world drills coverage mutants bench check audit format hooks \
-	protos settings baseline lock release clean
+	protos settings metrics baseline lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -73,6 +73,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/buf breaking protos --against protos/baseline.json
 	$(BIN)/python -m tests.support.generated
 	$(BIN)/python -m tests.support.settings_pages
+	$(BIN)/python -m tests.support.metrics_page
 	$(BIN)/python -m deploy.observability
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
@@ -93,6 +94,9 @@ protos: $(VENV)/.dev $(VENV)/.protos ## Generate authsvc/v1 from protos/
 
 settings: $(VENV)/.dev ## Generate the tables of docs/settings.md and docs/settings.example.toml
 	$(BIN)/python -m tests.support.settings_pages --write
+
+metrics: $(VENV)/.dev ## Generate the tables of docs/metrics.md
+	$(BIN)/python -m tests.support.metrics_page --write
 
 baseline: $(VENV)/.dev ## Record the protos as released: later changes must not break their clients
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json

@@ -187,13 +187,30 @@ class TooManyAttempts(ServiceError):
         self.ip = ip
 
 
-class Overloaded(ServiceError):
-    """A bounded queue is full; a retry after `retry_after` seconds may succeed."""
+class Resource(StrEnum):
+    """What can be full: places for calls or streams, queues for work, imports and exports."""
 
+    CALLS = "calls"
+    HASHES = "hashes"
+    BATCHES = "batches"
+    STREAMS = "streams"
+    TRANSFERS = "transfers"
+
+
+class Overloaded(ServiceError):
+    """`what` is full; a retry after `retry_after` seconds may succeed."""
+
+    what: Resource
     retry_after: float
 
-    def __init__(self, message: str = "The service is overloaded.", retry_after: float = 1.0):
+    def __init__(
+        self,
+        message: str = "The service is overloaded.",
+        retry_after: float = 1.0,
+        what: Resource = Resource.CALLS,
+    ) -> None:
         super().__init__(Reason.OVERLOADED, message)
+        self.what = what
         self.retry_after = retry_after
 
 

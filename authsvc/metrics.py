@@ -1,21 +1,19 @@
-"""Owns the metrics: one registry, the counts of calls, and hooks for metrics of other modules.
+"""Owns the registry of metrics, and the counts of calls; `app/metrics` has the table of the others.
 
 Labels are only method names, gRPC codes and reasons, never ids, addresses or keys.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from time import perf_counter
+from collections.abc import Iterator
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -81,21 +79,8 @@ class CallMetrics(Collector):
         yield durations
 
 
-class _Gauge(Collector):
-    """Reads a value at each scrape."""
-
-    def __init__(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        self._name, self._documentation, self._read = name, documentation, read
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily(self._name, self._documentation, value=self._read())
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily(self._name, self._documentation)
-
-
 class Metrics:
-    """All metrics of a process."""
+    """All metrics of a process: those of calls, of Python, and whatever is registered."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -104,20 +89,6 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        started = perf_counter()
-        self.add_gauge(
-            "authsvc_uptime_seconds",
-            "Time since the process started.",
-            lambda: perf_counter() - started,
-        )
-
-    def add_gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        """Add a gauge read by `read` at each scrape; `name` is `authsvc_…` with its unit."""
-        self.registry.register(_Gauge(name, documentation, read))
-
-    def add_counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Counter:
-        """Return a new counter; `name` is `authsvc_…` and gets `_total` appended."""
-        return Counter(name, documentation, labels, registry=self.registry)
 
     def render(self) -> bytes:
         """Return all metrics in the Prometheus text format."""

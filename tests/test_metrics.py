@@ -52,30 +52,6 @@ def test_each_method_has_one_meter() -> None:
     assert metrics.calls.method(LOGIN) is not metrics.calls.method("/a/b")
 
 
-def test_gauges_are_read_at_each_scrape() -> None:
-    metrics = Metrics()
-    readings = iter([1.0, 2.0])
-    metrics.add_gauge("authsvc_pool_connections", "Open connections.", lambda: next(readings))
-    assert value(metrics, "authsvc_pool_connections") == 1
-    assert value(metrics, "authsvc_pool_connections") == 2
-
-
-def test_duplicate_metric_name_is_rejected() -> None:
-    metrics = Metrics()
-    metrics.add_gauge("authsvc_x_seconds", "X.", lambda: 0)
-    with pytest.raises(ValueError, match="authsvc_x_seconds"):
-        metrics.add_gauge("authsvc_x_seconds", "X again.", lambda: 0)
-
-
-def test_each_instance_counts_separately() -> None:
-    first, second = Metrics(), Metrics()
-    first.add_counter("authsvc_mails", "Mails sent.").inc()
-    second.add_counter("authsvc_mails", "Mails sent.")
-    assert value(first, "authsvc_mails_total") == 1
-    assert value(second, "authsvc_mails_total") == 0
-
-
 def test_process_metrics_are_exported() -> None:
     metrics = Metrics()
     assert value(metrics, "process_resident_memory_bytes")
-    assert value(metrics, "authsvc_uptime_seconds") is not None

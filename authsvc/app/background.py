@@ -29,6 +29,7 @@ def background_jobs(
     forwarding: AuditForwarding | None,
     watch_health: Callable[[], Awaitable[None]],
     watch_certificate: Callable[[], Awaitable[None]],
+    measure_lag: Callable[[], Awaitable[None]],
 ) -> Sequence[Job]:
     """Return all jobs of the running service."""
     return (
@@ -48,6 +49,7 @@ def background_jobs(
         Job("delivery", deliverer.run),
         Job("health", watch_health),
         Job("certificate", watch_certificate),
+        Job("loop-lag", measure_lag),
         *((Job("audit-forward", forwarding.run),) if forwarding else ()),
     )
 

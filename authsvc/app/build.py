@@ -29,6 +29,7 @@ from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.block_list import BlockList
 from authsvc.core.limits.violations import Violations
+from authsvc.core.login.logins import Logins
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
@@ -50,6 +51,7 @@ from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.use_cases import UseCases
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
+from authsvc.measures import Histogram
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import LoggedRevocation
@@ -83,6 +85,7 @@ class Parts:
     doorbell: Doorbell
     definitions: Definitions
     revocation_reader: LogFollower[LoggedRevocation]
+    revocation_delays: Histogram
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -192,6 +195,7 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            revocation_delays=self.revocation_delays,
             definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
@@ -214,6 +218,7 @@ class _Build(AccountBuild):
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
             login_freezes=self.login_freezes,
+            logins=Logins(self.login_freezes),
             session_opening=self.session_opening,
             session_validation=self.session_validation,
             session_refresh=self.session_refresh,

@@ -44,6 +44,7 @@ from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signer import ExternalSigner, Signer
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
+from authsvc.measures import Histogram
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import LoggedRevocation, Revocation
@@ -141,9 +142,15 @@ class BaseBuild:
     def _ring_reader(self) -> None:
         self.revocation_reader.ring()
 
+    @cached_property
+    def revocation_delays(self) -> Histogram:
+        return Histogram()
+
     def _on_logged(self, revocation: LoggedRevocation) -> None:
         self.on_revocation(revocation)
         self.revocation_watch.on_revocation(revocation)
+        delay = self.clock.now() - revocation.revoke_time
+        self.revocation_delays.record(delay.total_seconds())
 
     def _on_position(self, position: Position, began: float) -> None:
         self.known_revocations.advance(position)

@@ -1,7 +1,11 @@
 """Owns what a reload of the settings does: which keys changed, and which of them take effect."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from authsvc.config import Section, Settings
@@ -27,12 +31,16 @@ class Reloaded:
 
 
 class Reload:
-    """The settings in force, and those that a restart would bring."""
+    """The settings in force, and those that a restart would bring.
+
+    `fingerprint` is the same for the same settings in force, whatever their secrets.
+    """
 
     def __init__(self, started_with: Settings) -> None:
         self._started_with = self._applied = started_with
         self._restart_needed: list[str] = []
         self.failed = False
+        self.fingerprint = _fingerprint(started_with, started_with)
 
     @property
     def is_restart_needed(self) -> bool:
@@ -47,11 +55,24 @@ class Reload:
             key for key in _changes(self._started_with, settings) if not _is_reloaded(key)
         ]
         self._applied, self.failed = settings, False
+        self.fingerprint = _fingerprint(self._started_with, settings)
         return Reloaded(applied, self._restart_needed)
 
 
 def _is_reloaded(key: str) -> bool:
     return any(f"{key}.".startswith(f"{each}.") for each in RELOADED)
+
+
+def _fingerprint(started_with: Settings, newest: Settings) -> str:
+    """Return a short hash of the settings in force; secrets are masked before it is taken."""
+    # Copies that were made without validation, as in tests, have lists in place of tuples.
+    in_force, reloaded = [
+        settings.model_dump(mode="json", warnings=False) for settings in (started_with, newest)
+    ]
+    for key in RELOADED:
+        *sections, name = key.split(".")
+        reduce(getitem, sections, in_force)[name] = reduce(getitem, sections, reloaded)[name]
+    return hashlib.sha256(json.dumps(in_force, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _changes(before: Any, after: Any, key: str = "") -> Iterator[str]:

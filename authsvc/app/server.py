@@ -15,7 +15,8 @@ from grpc_reflection.v1alpha.reflection import aio as reflection
 from authsvc.app.addresses import split_address, unix_path, why_unusable, with_port
 from authsvc.app.handshake import presented_certificate
 from authsvc.config import CallerSettings, GrpcSettings, Settings
-from authsvc.errors import ServerError
+from authsvc.errors import Resource, ServerError
+from authsvc.measures import Counts
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims
@@ -75,6 +76,8 @@ _LAST_WORDS = 1.0
 class Server:
     """The gRPC server; `port` is known once it has started.
 
+    `overloaded` counts the calls that were shed, by what was full.
+
     Raises:
         ServerError: The address is invalid or the certificates can't be used; the message says why.
     """
@@ -99,18 +102,20 @@ class Server:
         self._unix_path = unix_path(self._address)
         if self._unix_path is None:
             split_address(self._address)  # gRPC would listen on 34463 instead of 99999
-        self._certificate = ServerCertificate(settings.tls)
+        self.certificate = ServerCertificate(settings.tls)
         self._callers = Callers(settings.callers, clock)
         self._health = Health(SERVICES)
         self._load = load = Load(settings.grpc)
         self._log = CallLog()
-        self._connections = Connections(settings.grpc, self._callers, metrics)
+        self.connections = Connections(settings.grpc, self._callers)
+        self.overloaded = Counts(*((what.value,) for what in Resource))
         deps = InterceptorDeps(
             settings=settings.grpc,
             callers=self._callers,
             metrics=metrics,
+            overloaded=self.overloaded,
             load=load,
-            connections=self._connections,
+            connections=self.connections,
             log=self._log,
             authenticate_bearer=authenticate_bearer,
             admit_address=admit_address,
@@ -124,19 +129,11 @@ class Server:
         )
         self._id = newest_server_id()
         _register(self._server, handlers, self._health, reflect=settings.grpc.reflection)
-        metrics.add_gauge(
-            "authsvc_rpc_in_flight", "Calls in progress.", lambda: float(len(load.calls))
-        )
-        metrics.add_gauge(
-            "authsvc_tls_certificate_expire_time_seconds",
-            "When the certificate that is served expires, in Unix time.",
-            self._certificate_expiry,
-        )
-        metrics.add_gauge(
-            "authsvc_tls_reload_failed",
-            "1 while the certificate files can't be used and earlier ones are served, otherwise 0.",
-            lambda: float(bool(self._certificate.problem)),
-        )
+
+    @property
+    def in_flight(self) -> int:
+        """The number of calls in progress, of callers that have a role."""
+        return len(self._load.calls)
 
     async def start(self) -> None:
         """Listen; health reports NOT_SERVING until `set_serving`.
@@ -144,7 +141,7 @@ class Server:
         Raises:
             ServerError: The address can't be listened on, or the certificate can't be used.
         """
-        credentials = self._certificate.credentials(self._connections.opened)
+        credentials = self.certificate.credentials(self.connections.opened)
         try:
             self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError:
@@ -152,16 +149,16 @@ class Server:
             raise ServerError(f"gRPC can't listen on {self._address}: {cause}") from None
         await self._server.start()
         if not self._unix_path:
-            self._connections.start(self._id, self.port)
+            self.connections.start(self._id, self.port)
         try:
-            await self._certificate.confirm(self._presented)
+            await self.certificate.confirm(self._presented)
         except BaseException:
             await self.stop()
             raise
 
     async def reload_certificate(self) -> None:
         """Reload the certificate, the key and the client authorities if their files changed."""
-        await self._certificate.reload(self._presented)
+        await self.certificate.reload(self._presented)
 
     def set_serving(self, *, serving: bool) -> None:
         """Set whether health reports SERVING."""
@@ -170,9 +167,6 @@ class Server:
     def replace_callers(self, callers: Sequence[CallerSettings]) -> None:
         """Replace the known callers; takes effect from the next call on."""
         self._callers.replace(callers)
-
-    def _certificate_expiry(self) -> float:
-        return self._certificate.served.leaf.not_valid_after_utc.timestamp()
 
     async def _presented(self) -> bytes:
         return await presented_certificate(with_port(self._address, self.port))
@@ -198,7 +192,7 @@ class Server:
 
     async def stop(self) -> None:
         """Stop immediately; does nothing after `drain`."""
-        self._connections.stop()
+        self.connections.stop()
         await self._server.stop(None)
         self._log.flush()
 

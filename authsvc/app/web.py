@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -75,6 +76,11 @@ class Web:
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
         )
+
+    @property
+    def certificate_expire_time(self) -> datetime | None:
+        """When the certificate that is served expires; None without TLS."""
+        return self._tls.expire_time if self._tls is not None else None
 
     def set_ready(self, *, ready: bool, why: str = "") -> None:
         """Set whether /readyz returns 200; otherwise it says `why` not."""

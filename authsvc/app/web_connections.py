@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import IO, cast
@@ -25,13 +26,14 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class WebTls:
-    """The certificate of the HTTP port; clients may show one, too.
+    """The certificate of the HTTP port, which expires at `expire_time`; clients may show one, too.
 
     Raises:
         ServerError: On construction, the files are invalid; the message says why.
     """
 
     context: ssl.SSLContext
+    expire_time: datetime
 
     def __init__(self, settings: TlsSettings) -> None:
         self._files = (settings.certificate_file, settings.key_file, settings.client_ca_file)
@@ -64,6 +66,7 @@ class WebTls:
         context.load_verify_locations(cadata=material.authorities_pem.decode())
         _load_key(context, material)
         self.context, self._contents = context, contents
+        self.expire_time = material.leaf.not_valid_after_utc
 
 
 def _load_key(context: ssl.SSLContext, material: TlsMaterial) -> None:

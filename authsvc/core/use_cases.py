@@ -34,6 +34,7 @@ from authsvc.core.limits.policies import Policies
 from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
+from authsvc.core.login.logins import Logins
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
 from authsvc.core.login.password import PasswordLogin
 from authsvc.core.login.second_factor import MfaVerification
@@ -76,6 +77,7 @@ class UseCases:
     oauth_login: OAuthLogin
     mfa_verification: MfaVerification
     login_freezes: LoginFreezes
+    logins: Logins
 
     # Sessions and tokens
     session_opening: SessionOpening

@@ -20,7 +20,7 @@ import structlog
 
 from authsvc.config import GrpcSettings
 from authsvc.errors import CallerNotAllowed
-from authsvc.metrics import Metrics
+from authsvc.measures import Counts
 from authsvc.rpc.callers import Callers
 from authsvc.rpc.sockets import Socket, Sockets
 
@@ -39,6 +39,8 @@ _PAUSE_SECONDS = 0.002
 _PAUSE_FACTOR = 2
 _LOG_SECONDS = 10.0
 _MAX_LINES = 5
+# Why connections are ended.
+_REASONS = ("flood", "caller_limit", "no_call", "network_limit", "strangers_limit")
 
 
 @dataclass(slots=True)
@@ -63,9 +65,12 @@ _Groups: TypeAlias = defaultdict[str, list[_Connection]]
 
 
 class Connections:
-    """Watches the connections of a server from `start` to `stop`, and ends those beyond bounds."""
+    """Watches the connections of a server from `start` to `stop`, and ends those beyond bounds.
 
-    def __init__(self, settings: GrpcSettings, callers: Callers, metrics: Metrics) -> None:
+    `ended` counts those by reason.
+    """
+
+    def __init__(self, settings: GrpcSettings, callers: Callers) -> None:
         self._settings = settings
         self._callers = callers
         self._sockets: Sockets
@@ -85,14 +90,12 @@ class Connections:
         self._thread: Thread | None = None
         self._wake = Event()
         self._stopping = False
-        self._ended = metrics.add_counter(
-            "authsvc_connections_ended",
-            "Connections that the service ended, by reason.",
-            ("reason",),
-        )
-        metrics.add_gauge(
-            "authsvc_connections_open", "Open connections.", lambda: float(len(self._open))
-        )
+        self.ended = Counts(*((reason,) for reason in _REASONS))
+
+    @property
+    def open_count(self) -> int:
+        """How many were open when they were last looked at."""
+        return len(self._open)
 
     def start(self, server_id: int, port: int) -> None:
         """Start watching the server with this number in channelz, which listens on `port`."""
@@ -163,7 +166,7 @@ class Connections:
             if self._open.pop(connection.socket.file_id, None) is None:
                 continue
             if self._sockets.end(connection.socket):
-                self._ended.labels(reason).inc()
+                self.ended.add(reason)
                 self._not_logged[reason, connection.key or connection.network] += 1
 
     def _write_log(self, now: float) -> None:

@@ -17,12 +17,14 @@ from google.protobuf.message import DecodeError
 from authsvc.config import GrpcSettings
 from authsvc.errors import (
     FieldInvalid,
+    Overloaded,
     Reason,
     ServiceError,
     TooManyAttempts,
     bearer_invalid,
     impersonation_not_allowed,
 )
+from authsvc.measures import Counts
 from authsvc.metrics import Metrics
 from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
@@ -51,6 +53,7 @@ class InterceptorDeps:
 
     `authenticate_bearer` returns the claims of a user's access token, whose only actor may be an
     impersonator, or raises BEARER_INVALID.
+    `overloaded` counts the calls that were shed, by what was full.
     `admit_address` raises IP_BLOCKED for a user's address that is blocked, and `note_refusal` gets
     those that exceeded a limit.
     """
@@ -58,6 +61,7 @@ class InterceptorDeps:
     settings: GrpcSettings
     callers: Callers
     metrics: Metrics
+    overloaded: Counts
     load: Load
     connections: Connections
     log: CallLog
@@ -234,6 +238,8 @@ class _RpcPipeline:
         reported = error if isinstance(error, ServiceError) else _internal()
         code = CODES[reported.reason]
         self._meter.record(code.name, reported.reason, seconds)
+        if isinstance(reported, Overloaded):
+            self._deps.overloaded.add(reported.what.value)
         self._log.failed(call, error, reported, seconds)
         status = to_status(reported, call.request_id)
         trailers = (

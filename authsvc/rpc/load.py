@@ -11,7 +11,7 @@ from typing import Any
 
 from authsvc.config import GrpcSettings
 from authsvc.core.lib.time_limit import expire
-from authsvc.errors import Overloaded, ServiceError, ServiceStopping, StoreUnavailable
+from authsvc.errors import Overloaded, Resource, ServiceError, ServiceStopping, StoreUnavailable
 from authsvc.models.calls import Caller
 from authsvc.rpc.access import Access
 from authsvc.rpc.call_context import CallContext
@@ -221,7 +221,7 @@ class Load:
         if expiry == _EVICTED:
             return Overloaded()
         if expiry == _STALLED:
-            return Overloaded("The responses are read too slowly.")
+            return Overloaded("The responses are read too slowly.", what=Resource.STREAMS)
         return ServiceStopping() if self.stopping else StoreUnavailable("The call took too long.")
 
     async def drain(self) -> AsyncIterator[Collection[str]]:

@@ -96,7 +96,7 @@ async def test_job_names_are_unique(live_settings: Settings, clock: FakeClock) -
         audit = AuditSettings.model_validate({"forward": {"target": "webhook", "webhook": webhook}})
         settings = live_settings.model_copy(update={"audit": audit})
         forwarding = open_forwarding(parts, settings, lambda *_: None)
-        jobs = background_jobs(parts, deliverer, forwarding, _Work().run, _Work().run)
+        jobs = background_jobs(parts, deliverer, forwarding, *[_Work().run] * 3)
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)
     assert "audit-forward" in names

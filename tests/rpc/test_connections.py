@@ -12,7 +12,6 @@ import pytest
 from cryptography import x509
 
 from authsvc.config import CallerSettings, Settings
-from authsvc.metrics import Metrics
 from authsvc.models.calls import Role
 from authsvc.rpc.callers import Callers
 from authsvc.rpc.connections import Connections
@@ -342,7 +341,7 @@ def test_suspect_with_a_new_role_is_spared_before_the_next_full_look(
     role: Role | None, settings: Settings, clock: FakeClock, authority: Authority
 ) -> None:
     callers = Callers((), clock)
-    connections = Connections(settings.grpc, callers, Metrics())
+    connections = Connections(settings.grpc, callers)
     certificate = authority.caller(identity_of(STRANGER)).certificate
     connections._sockets = sockets = OneConnection(certificate)
     connections._look(0.0, complete=True)

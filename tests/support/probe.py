@@ -16,6 +16,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from pydantic import SecretStr
 
+from authsvc.app.metrics import SERVER
+from authsvc.app.metrics.table import MetricTable
 from authsvc.app.server import Server
 from authsvc.config import CallerSettings, Settings
 from authsvc.errors import IpBlocked, bearer_invalid
@@ -235,6 +237,7 @@ class ProbeServer:
             clock=clock,
             metrics=self.metrics,
         )
+        self.metrics.registry.register(MetricTable(SERVER, self.server))
         self._authority = authority
         self.clients: Clients
 

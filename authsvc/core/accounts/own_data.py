@@ -10,7 +10,7 @@ from uuid import UUID
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib import base64url, paging
-from authsvc.errors import FieldInvalid, Overloaded, user_not_found
+from authsvc.errors import FieldInvalid, Overloaded, Resource, user_not_found
 from authsvc.models.audit import SecurityEvent
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
@@ -79,7 +79,7 @@ class AccountData:
     @contextmanager
     def _one_export(self) -> Iterator[None]:
         if self._exports >= _MAX_EXPORTS:
-            raise Overloaded("Too many exports are in progress.")
+            raise Overloaded("Too many exports are in progress.", what=Resource.TRANSFERS)
         self._exports += 1
         try:
             yield

@@ -10,6 +10,7 @@ from itertools import islice
 
 from authsvc.config import BruteForceSettings
 from authsvc.core.attempts.refunds import Refunds
+from authsvc.core.lib.decisions import Decisions
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
@@ -181,6 +182,11 @@ class BruteForce:
         charges |= {self._charge(_ACCOUNT_AND_IP, account, network) for network in networks}
         for charge in sorted(charges):
             await self._limiter.reset(charge.policy, charge.key)
+
+    @property
+    def decisions(self) -> Decisions:
+        """The counts of what was decided on attempts."""
+        return self._limiter.decisions
 
     @property
     def longest_window(self) -> timedelta:

@@ -6,7 +6,7 @@ in, so while the database doesn't answer, nobody gets in.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import structlog
@@ -15,6 +15,7 @@ from authsvc.core.lib.clock import elapsed
 from authsvc.core.lib.jitter import JITTER
 from authsvc.core.lib.single_flight import SingleFlight
 from authsvc.errors import StoreUnavailable, login_frozen
+from authsvc.measures import Counts
 from authsvc.models.calls import ClientContext
 from authsvc.models.incidents import LoginFreeze, LoginMethod
 from authsvc.store import login_freezes as store
@@ -28,7 +29,7 @@ _POLL = 0.4
 
 
 class LoginFreezes:
-    """Refuses logins that are frozen."""
+    """Refuses logins that are frozen; `refusals` counts how often, by method."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -37,17 +38,13 @@ class LoginFreezes:
         self._complete_until = float("-inf")
         self._losses = 0
         self._rung = asyncio.Event()
-        self._count: Callable[[LoginMethod], object] = lambda _: None
+        self.refusals = Counts(*((method.value,) for method in LoginMethod))
         database.on_leave(self._forget)
 
     @property
     def in_force(self) -> int:
         """How many freezes were in force when they were last read."""
         return len(self._freezes)
-
-    def on_refusal(self, count: Callable[[LoginMethod], object]) -> None:
-        """Call `count` for each refused login; replaces the one before."""
-        self._count = count
 
     async def require_open(self, method: LoginMethod, client: ClientContext) -> None:
         """Return if this client may log in by `method` now.
@@ -65,7 +62,7 @@ class LoginFreezes:
             if freeze.methods and method not in freeze.methods:
                 continue
             if network is None or (address is not None and address in network):
-                self._count(method)
+                self.refusals.add(method.value)
                 raise login_frozen(method)
 
     def ring(self) -> None:

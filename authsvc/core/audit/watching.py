@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from authsvc.core.audit.cursors import read_cursor, write_cursor
 from authsvc.core.lib.clock import elapsed
 from authsvc.core.lib.log_follower import LogFollower
-from authsvc.errors import CursorTooOld, FieldInvalid, Overloaded, StoreUnavailable
+from authsvc.errors import CursorTooOld, FieldInvalid, Overloaded, Resource, StoreUnavailable
 from authsvc.models.audit import AuditFilter, AuditRow
 from authsvc.models.clock import Clock
 from authsvc.store.audit import LOG
@@ -184,7 +184,10 @@ class AuditWatch:
                 if min(self._follower.age(), elapsed() - began) > _PATIENCE:
                     raise StoreUnavailable("The audit log can't be read.") from None
             if watcher.is_too_slow:
-                raise Overloaded("Events are read too slowly; continue with the last cursor.")
+                raise Overloaded(
+                    "Events are read too slowly; continue with the last cursor.",
+                    what=Resource.STREAMS,
+                )
             if watcher.has_gap:
                 return
             reached = watcher.position
@@ -207,7 +210,7 @@ class AuditWatch:
     def _watcher(self, caller: str, wanted: AuditFilter) -> Iterator[_Watcher]:
         each = Counter(self._watchers.values())
         if len(self._watchers) >= _MAX_WATCHERS or each[caller] >= _MAX_PER_CALLER:
-            raise Overloaded("Too many streams watch the audit log.")
+            raise Overloaded("Too many streams watch the audit log.", what=Resource.STREAMS)
         watcher = _Watcher(wanted)
         self._watchers[watcher] = caller
         self._is_unwatched.clear()

@@ -65,6 +65,7 @@ class CodeLimits:
             database=database, policies=_policies(settings), rejected_cache_size=_REMEMBERED
         )
         self._key = keyring.derive("code-requests")[0]
+        self.decisions = self._limiter.decisions
 
     def replace_settings(self, settings: CodeSettings, networks: BruteForceSettings) -> None:
         """Use these limits from now on."""

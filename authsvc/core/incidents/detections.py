@@ -19,6 +19,7 @@ from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.jitter import JITTER
 from authsvc.errors import StoreUnavailable
+from authsvc.measures import Counts
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.incidents import Detection, DetectionName
@@ -62,7 +63,7 @@ class _Rule:
 
 
 class Detections:
-    """Looks for incidents; `count` is called with the name of each that this process raises."""
+    """Looks for incidents; `raised` counts those that this process raises, by name."""
 
     def __init__(
         self,
@@ -79,12 +80,8 @@ class Detections:
         self._clock = clock
         self._failed_percent = settings.credential_stuffing.failed_percent
         self._rules = [rule for rule in self._all_rules(settings) if rule.settings.enabled]
-        self._count: Callable[[DetectionName], object] = lambda _: None
+        self.raised = Counts(*((name.value,) for name in DetectionName))
         self._last_run: datetime | None = None
-
-    def on_raise(self, count: Callable[[DetectionName], object]) -> None:
-        """Call `count` for each detection that this process raises; replaces the one before."""
-        self._count = count
 
     def age(self) -> float:
         """Return how many seconds ago some replica last looked, as far as this one knows."""
@@ -141,7 +138,7 @@ class Detections:
             if not await store.claim(connection, detection, now):
                 return False
             await record_event(connection, now, _event(detection))
-        self._count(detection.name)
+        self.raised.add(detection.name.value)
         log.warning("detection", name=detection.name.value, count=detection.count)
         return True
 

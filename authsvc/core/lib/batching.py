@@ -12,7 +12,7 @@ from contextvars import Context
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from authsvc.errors import Overloaded
+from authsvc.errors import Overloaded, Resource
 
 # Seconds: an iteration of the event loop that takes less ran nothing else.
 _BUSY_TURN = 50e-6
@@ -69,7 +69,7 @@ class Batcher(Generic[Item, Result]):
 
     def _require_room(self, count: int) -> None:
         if len(self._waiting) + count > self._max_waiting:
-            raise Overloaded
+            raise Overloaded(what=Resource.BATCHES)
 
     def _enqueue(self, item: Item) -> asyncio.Future[Result]:
         loop = asyncio.get_running_loop()

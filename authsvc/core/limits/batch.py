@@ -8,6 +8,7 @@ statement, one after the other. Dry runs, and charges that can never fit, consum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
+from authsvc.core.lib.decisions import Decisions
 from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.core.limits.limits import Limit, Limits, result_of
 from authsvc.errors import ServiceError, policy_unknown
@@ -63,7 +64,8 @@ class Batch:
     """Checks that share statements, except those of held keys, whose result is KeysHeld.
 
     It takes three steps: all checks are added by their indexes, the statements run, and all
-    answers are settled. `find` returns a check's result if it needs no statement, or None.
+    answers are settled, and counted in `decisions`. `find` returns a check's result if it needs no
+    statement, or None.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Batch:
         checks: Sequence[Check],
         limits: Limits,
         held: HeldKeys,
+        decisions: Decisions,
         find: Callable[[Sequence[Charge]], CheckResult | None] | None = None,
     ) -> None:
         self.group_answers: list[_GroupAnswer] = []
@@ -82,6 +85,7 @@ class Batch:
         # Those of keys whose policy is special, so that none changes while the batch is decided.
         self._of_keys: dict[tuple[str, str], Limit] = {}
         self._held = held
+        self._decisions = decisions
         self._find = find
         self._results: list[CheckResult | ServiceError | store.KeysHeld | None] = [None] * len(
             checks
@@ -106,6 +110,7 @@ class Batch:
             charges, dry_run = check
             if find is not None and not dry_run and (known := find(charges)) is not None:
                 self._results[index] = known
+                self._decisions.add_result(known)
                 continue
             if held is not None and not dry_run and held.include(charges):
                 self._results[index] = store.KeysHeld()
@@ -172,9 +177,17 @@ class Batch:
     def settle_groups(self, answers: Iterable[_GroupAnswer]) -> None:
         """Note the results of the checks that some of `group_answers` are about."""
         checks, results, rejected = self._checks, self._results, self.rejected
+        # Of the last rule. The answers come policy by policy, so it is seldom another one.
+        counted: store.Rule | None = None
+        charged = taken = 0
         for limit, key, group, (granted, left, retry_us, reset_us) in answers:
             rule, max_cost, is_burst, _ = limit
             policy, cost = rule.policy, group[0]
+            if rule is not counted:
+                self._count(counted, charged, taken)
+                counted, charged, taken = rule, 0, 0
+            charged += len(group) - 1
+            taken += granted
             reset_after = reset_us / _SECOND
             # First come, first served: each verdict shows what was left after its own charge.
             remaining = left + granted * cost
@@ -195,6 +208,7 @@ class Batch:
                 results[index] = _new_tuple(CheckResult, (allowed, verdicts))
                 if not allowed:
                     rejected.append((checks[index].charges, verdicts))
+        self._count(counted, charged, taken)
 
     def settle(self, answers: Iterable[_Answer]) -> None:
         """Note the results of the checks that some of `answers` are about."""
@@ -202,7 +216,10 @@ class Batch:
             check = self._checks[index]
             result = result_of(limits, rows, check.charges)
             self._results[index] = result
-            if not result.allowed and not check.dry_run:
+            if check.dry_run:
+                continue
+            self._decisions.add_result(result)
+            if not result.allowed:
                 self.rejected.append((check.charges, result.verdicts))
 
     def results(self) -> list[CheckResult | ServiceError | store.KeysHeld]:
@@ -219,7 +236,9 @@ class Batch:
                 return
             limits.append(limit)
         if all(limit.fixed is not None for limit in limits):
-            self._results[index] = result_of(limits, (), charges)
+            self._results[index] = result = result_of(limits, (), charges)
+            if not check.dry_run:
+                self._decisions.add_result(result)
         elif check.dry_run or any(
             limit.can_refuse(charge.cost) for limit, charge in zip(limits, charges, strict=True)
         ):
@@ -229,6 +248,10 @@ class Batch:
             self._add_single(self._singles.setdefault(policy, {}), key, cost, index)
         else:
             self._atomic.append(index)
+
+    def _count(self, rule: store.Rule | None, charged: int, taken: int) -> None:
+        if rule is not None:
+            self._decisions.add(rule.policy, taken=taken, unfit=charged - taken, shadow=rule.shadow)
 
     def _find_limit(self, charge: Charge) -> Limit | None:
         policy, key, _ = charge

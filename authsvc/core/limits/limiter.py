@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 from authsvc.config import NamedPolicySettings, PolicySettings
 from authsvc.core.lib.batching import Batcher
 from authsvc.core.lib.clock import SystemClock
+from authsvc.core.lib.decisions import Decisions
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.batch import Batch, Check, parts
 from authsvc.core.limits.held_keys import HeldKeys
@@ -37,7 +38,7 @@ class RateLimiter:
     Single checks that arrive while a statement is in flight share the next one. Rejections are
     cached for up to a second, so another replica's refund or reset may be seen that late;
     `rejected_cache_size` bounds the number of cached keys. `clock`, for tests, returns microseconds
-    since the epoch to use instead of the database's time.
+    since the epoch to use instead of the database's time. `decisions` counts what was decided.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class RateLimiter:
         self._rejected = RejectedCache(rejected_cache_size)
         self._held = HeldKeys(database)
         self._batcher = Batcher(run=self._decide, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
-        self._on_shadow_rejection: Callable[[str], object] = _ignore
+        self.decisions = Decisions()
         self.replace_policies(policies)
 
     def replace_policies(
@@ -69,10 +70,7 @@ class RateLimiter:
         self._policies = sorted(policies.values(), key=lambda policy: policy.name)
         self._limits = Limits(self._policies, overrides, clock or SystemClock())
         self._rejected.clear()
-
-    def on_shadow_rejection(self, callback: Callable[[str], object]) -> None:
-        """Call `callback` with the policy of each charge that a shadow let through."""
-        self._on_shadow_rejection = callback
+        self.decisions.follow(self._policies)
 
     def policies(self) -> list[Policy]:
         """Return the policies sorted by name."""
@@ -97,11 +95,13 @@ class RateLimiter:
         """
         self._validate(charges)
         if self._limits.has_special and (fixed := self._limits.fixed_result(charges)):
-            self._report([Check(charges, dry_run)], [fixed])
+            if not dry_run:
+                self.decisions.add_result(fixed)
             return fixed
         if self._rejected and not dry_run:
             rejected = self._rejected.find(charges)
             if rejected is not None:
+                self.decisions.add_result(rejected)
                 return rejected
         if dry_run:
             return await self._batcher.submit(Check(charges, dry_run))
@@ -213,7 +213,9 @@ class RateLimiter:
         self, checks: Sequence[Check], limits: Limits, apply: _Apply
     ) -> list[_Outcome]:
         find = self._rejected.find if self._rejected else None
-        batch = Batch(checks=checks, limits=limits, held=self._held, find=find)
+        batch = Batch(
+            checks=checks, limits=limits, held=self._held, decisions=self.decisions, find=find
+        )
         await apply(batch.add, range(len(checks)))
         if batch.needs_database:
             with self._rejected.query() as query:
@@ -222,18 +224,7 @@ class RateLimiter:
                 await apply(batch.settle_groups, batch.group_answers)
                 await apply(batch.settle, batch.answers)
                 await apply(partial(self._rejected.remember, query), batch.rejected)
-        results = batch.results()
-        if limits.has_shadows:
-            self._report(checks, results)
-        return results
-
-    def _report(self, checks: Sequence[Check], results: Sequence[_Outcome]) -> None:
-        """Report what shadow policies let through."""
-        for check, result in zip(checks, results, strict=True):
-            if not check.dry_run and isinstance(result, CheckResult) and result.allowed:
-                for verdict in result.verdicts:
-                    if verdict.shadow_rejected:
-                        self._on_shadow_rejection(verdict.policy)
+        return batch.results()
 
     def _now(self) -> int | None:
         return self._clock() if self._clock else None
@@ -249,10 +240,6 @@ class RateLimiter:
             self.require(charge.policy)
         if len(charges) != 1 and len({charge[:2] for charge in charges}) != max(len(charges), 1):
             raise ValueError("a check needs at least one charge, each with its own policy and key")
-
-
-def _ignore(_policy: str) -> None:
-    """Ignore a charge that a shadow policy let through."""
 
 
 async def _at_once(function: Callable[[Sequence[Any]], object], items: Sequence[Any]) -> None:

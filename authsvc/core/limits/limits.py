@@ -58,7 +58,6 @@ class Limits:
         self._clock = clock
         self.plain: dict[str, Limit] = {}
         self._special: dict[str, _Special] = {}
-        self.has_shadows = False
         of_policies: dict[str, dict[str, tuple[Limit, datetime | None]]] = {}
         by_name = {policy.name: policy for policy in policies}
         for override in overrides:
@@ -69,7 +68,6 @@ class Limits:
                 )
         for name, policy in by_name.items():
             limit = _limit(policy)
-            self.has_shadows |= policy.shadow
             if limit.fixed is not None or name in of_policies:
                 self._special[name] = _Special(limit, of_policies.get(name, {}))
                 limit = limit._replace(max_cost=0)

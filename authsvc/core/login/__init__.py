@@ -1,5 +1,5 @@
-"""Owns logins: one module for each way to log in, and the completion shared by all.
+"""Owns logins: one module for each way to log in, and the beginning and the end shared by all.
 
-Entry classes: `PasswordLogin`, `CodeLogin`, `PasskeyLogin`, `OAuthLogin`, `MfaVerification`
-and `LoginCompletion`.
+Entry classes: `Logins`, `PasswordLogin`, `CodeLogin`, `PasskeyLogin`, `OAuthLogin`,
+`MfaVerification` and `LoginCompletion`.
 """

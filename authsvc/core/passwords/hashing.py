@@ -26,7 +26,8 @@ from authsvc.core.passwords.argon2id import SALT_BYTES, Library
 from authsvc.core.passwords.foreign_hashes import HashRefused
 from authsvc.core.passwords.foreign_schemes import ForeignHash
 from authsvc.core.passwords.pool import HashPool
-from authsvc.errors import FieldInvalid, Overloaded
+from authsvc.errors import FieldInvalid, Overloaded, Resource
+from authsvc.measures import Histogram
 
 MAX_PASSWORD_BYTES = 1024
 
@@ -132,6 +133,11 @@ class PasswordHasher:
         """The number of hashes being computed."""
         return self._pool.running
 
+    @property
+    def waits(self) -> Histogram:
+        """The times for which hashes waited for a thread."""
+        return self._pool.waits
+
     async def choose_library(self) -> None:
         """Measure which library hashes faster on this machine, use it from now on, and log it.
 
@@ -200,7 +206,9 @@ class PasswordHasher:
         try:
             return await self._pool.run(work, memory_kib=memory_kib, slow=slow)
         except (HashingError, MemoryError) as error:
-            raise Overloaded("There is not enough memory to hash the password.") from error
+            raise Overloaded(
+                "There is not enough memory to hash the password.", what=Resource.HASHES
+            ) from error
 
     def take_over(
         self, text: str, pepper_id: str | None, *, accept_weak: bool = False

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from authsvc.core.passwords.processors import spare_processors
-from authsvc.errors import Overloaded
+from authsvc.errors import Overloaded, Resource
+from authsvc.measures import Histogram
 
 # Below the other threads of the service, but with a share of a loaded machine: at 19, a login took
 # seconds there, and a starved thread that held the interpreter's lock stalled all other calls.
@@ -28,6 +29,7 @@ class _Job:
     work: Callable[[], Any]
     memory_kib: int
     slow: bool
+    arrival: float = field(default_factory=time.perf_counter)
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -37,6 +39,8 @@ class HashPool:
     The jobs that run at once need at most `memory_kib` in all. `slow` jobs may take a second and
     hundreds of MiB each: they leave one thread to others (a single worker has a second thread for
     them), and while one of them runs, those that wait for its memory are overtaken.
+
+    `waits` are the times for which jobs waited for a thread, in vain or not.
 
     Overloaded is raised at once if `max_queued` jobs of the same kind are waiting, and after
     `max_seconds` if a job is not done by then.
@@ -55,6 +59,7 @@ class HashPool:
         self._waiting: dict[_Job, None] = {}
         self._running: set[_Job] = set()
         self._mean_seconds = 0.05
+        self.waits = Histogram()
 
     @property
     def queued(self) -> int:
@@ -93,7 +98,9 @@ class HashPool:
             raise self._overloaded("The password was not hashed in time.") from None
         finally:
             with self._lock:
-                self._waiting.pop(job, None)
+                if job in self._waiting:
+                    del self._waiting[job]
+                    self.waits.record(time.perf_counter() - job.arrival)
 
     def close(self) -> None:
         """Stop the threads after their current job; cancel whatever still waits."""
@@ -134,6 +141,7 @@ class HashPool:
             outcome = partial(job.future.set_exception, error)
         with self._lock:
             self._running.remove(job)
+            self.waits.record(start - job.arrival)
             self._mean_seconds += (time.perf_counter() - start - self._mean_seconds) / 16
             self._start_waiting()
         # Cancelled, if its caller did not wait for it.
@@ -145,7 +153,7 @@ class HashPool:
 
     def _overloaded(self, message: str) -> Overloaded:
         jobs = len(self._waiting) + len(self._running) + 1
-        return Overloaded(message, retry_after=self._mean_seconds * jobs / self.workers)
+        return Overloaded(message, self._mean_seconds * jobs / self.workers, Resource.HASHES)
 
 
 def _be_nice() -> None:

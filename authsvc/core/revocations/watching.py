@@ -14,7 +14,7 @@ from authsvc.core.lib.wakeups import Wakeups
 from authsvc.core.revocations.broadcast import Broadcast, Sent
 from authsvc.core.revocations.cursors import WatchCursor, read_watch_cursor, write_watch_cursor
 from authsvc.core.revocations.missed import PAGE, MissedRevocations, WatchedRevocations
-from authsvc.errors import CursorTooOld, FieldInvalid, Overloaded, StoreUnavailable
+from authsvc.errors import CursorTooOld, FieldInvalid, Overloaded, Resource, StoreUnavailable
 from authsvc.models.clock import Clock
 from authsvc.models.revocations import LoggedRevocation
 from authsvc.store.log_reading import Position
@@ -165,7 +165,10 @@ class RevocationWatch:
                 await self._messages.wait()
                 continue
             if number < broadcast.first:
-                raise Overloaded("Revocations are read too slowly; continue with the last cursor.")
+                raise Overloaded(
+                    "Revocations are read too slowly; continue with the last cursor.",
+                    what=Resource.STREAMS,
+                )
             sent = broadcast.get(number)
             number += 1
             # Of signs of life, the last one is enough.

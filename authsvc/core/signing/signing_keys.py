@@ -151,6 +151,11 @@ class SigningKeys:
             raise StoreUnavailable("No signing key is active.")
         return info
 
+    def active_age(self) -> float:
+        """Return how many seconds ago the key began to sign; raises as `active` does."""
+        info = self.active_info()
+        return (self._clock.now() - (info.activate_time or info.create_time)).total_seconds()
+
     async def rotate(
         self, call: Call, replaced_key_id: str = "", *, now: bool = False
     ) -> SigningKeyInfo:

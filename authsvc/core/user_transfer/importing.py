@@ -16,7 +16,7 @@ from authsvc.core.roles.permissions import Permissions
 from authsvc.core.user_transfer.import_fields import ImportedUser, RowParser
 from authsvc.core.user_transfer.import_rows import Format, Row, RowFailure, RowReader
 from authsvc.core.user_transfer.import_sources import StepNeeded
-from authsvc.errors import FieldInvalid, Overloaded, limit_reached
+from authsvc.errors import FieldInvalid, Overloaded, Resource, limit_reached
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
@@ -225,7 +225,10 @@ class _Import:
                 return await self._hasher.wrap(weak)
             except Overloaded as error:
                 await asyncio.sleep(error.retry_after)
-        raise Overloaded("Too many passwords are being hashed to wrap those of the import.")
+        raise Overloaded(
+            "Too many passwords are being hashed to wrap those of the import.",
+            what=Resource.HASHES,
+        )
 
     async def _store(self, connection: Connection) -> Sequence[RowFailure]:
         now = self._clock.now()

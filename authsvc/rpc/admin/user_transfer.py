@@ -10,7 +10,7 @@ from authsvc.core.use_cases import UseCases
 from authsvc.core.user_transfer.import_fields import firebase_parameters
 from authsvc.core.user_transfer.import_rows import RowFailure
 from authsvc.core.user_transfer.importing import ImportOptions
-from authsvc.errors import FieldInvalid, Overloaded, StoreUnavailable
+from authsvc.errors import FieldInvalid, Overloaded, Resource, StoreUnavailable
 from authsvc.models.ids import UserId
 from authsvc.rpc import Context
 from authsvc.rpc.call_context import current_call
@@ -83,7 +83,7 @@ class UserTransferRpcs(Topic):
     @contextmanager
     def _export_slot(self) -> Iterator[None]:
         if self._exports >= _MAX_EXPORTS:
-            raise Overloaded("Too many exports are in progress.", retry_after=10)
+            raise Overloaded("Too many exports are in progress.", 10, Resource.TRANSFERS)
         self._exports += 1
         try:
             yield
@@ -93,7 +93,7 @@ class UserTransferRpcs(Topic):
     @contextmanager
     def _import_slot(self) -> Iterator[None]:
         if self._imports >= self._use.user_import.settings.max_parallel:
-            raise Overloaded("Too many imports are in progress.", retry_after=10)
+            raise Overloaded("Too many imports are in progress.", 10, Resource.TRANSFERS)
         self._imports += 1
         try:
             yield

@@ -1,5 +1,7 @@
 """Owns the RPCs of AuthService about one-time codes."""
 
+from functools import partial
+
 from authsvc.core.accounts.owner_proofs import (
     AccessToken,
     OwnerProof,
@@ -65,8 +67,8 @@ class CodeRpcs(Topic):
         """Check a login code, and complete the login as Login does."""
         challenge_id = convert.uuid(request.challenge_id, "challenge_id")
         code, client = convert.code(request.code), convert.client_context(request.client)
-        await self._use.login_freezes.require_open(LoginMethod.CODE, client)
-        outcome = await self._use.code_login.log_in(current_call(), challenge_id, code, client)
+        log_in = partial(self._use.code_login.log_in, current_call(), challenge_id, code, client)
+        outcome = await self._use.logins.run(LoginMethod.CODE, client, log_in)
         response = pb.LoginWithCodeResponse()
         fill_login(response, outcome)
         return response

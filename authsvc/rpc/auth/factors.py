@@ -1,5 +1,7 @@
 """Owns the RPC of AuthService that verifies a second factor."""
 
+from functools import partial
+
 from authsvc.core.factors.proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
@@ -17,13 +19,15 @@ class MfaRpcs(Topic):
         self, request: pb.VerifyMfaRequest, _context: Context
     ) -> pb.VerifyMfaResponse:
         """Complete a login with a second factor."""
-        tokens = await self._use.mfa_verification.verify(
+        verify = partial(
+            self._use.mfa_verification.verify,
             current_call(),
             convert.text(request.mfa_token, "mfa_token", _MAX_TOKEN, required=True),
             _factor(request),
             convert.client_context(request.client),
             trust_device=request.trust_device,
         )
+        tokens = await self._use.logins.run_second_step(verify)
         return pb.VerifyMfaResponse(tokens=convert.tokens_message(tokens))
 
 

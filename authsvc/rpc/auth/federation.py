@@ -1,5 +1,7 @@
 """Owns the RPCs of AuthService for logins at external providers."""
 
+from functools import partial
+
 from authsvc.core.federation.providers import AuthorizationAnswer
 from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
@@ -36,8 +38,8 @@ class OAuthRpcs(Topic):
             convert.text(request.iss, "iss", 2_048),
         )
         client = convert.client_context(request.client)
-        await self._use.login_freezes.require_open(LoginMethod.FEDERATED, client)
-        result = await self._use.oauth_login.complete(current_call(), state, answer, client)
+        complete = partial(self._use.oauth_login.complete, current_call(), state, answer, client)
+        result = await self._use.logins.run(LoginMethod.FEDERATED, client, complete)
         response = pb.CompleteOAuthResponse(new_user=result.new_user)
         fill_login(response, result.outcome)
         return response

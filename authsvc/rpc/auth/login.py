@@ -1,5 +1,7 @@
 """Owns the RPC of AuthService that logs users in by password."""
 
+from functools import partial
+
 from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
@@ -15,8 +17,8 @@ class PasswordLoginRpcs(Topic):
         """Check an e-mail address and a password, and create a session."""
         email, password = convert.email(request.email), convert.password(request.password)
         client = convert.client_context(request.client)
-        await self._use.login_freezes.require_open(LoginMethod.PASSWORD, client)
-        outcome = await self._use.password_login.log_in(current_call(), email, password, client)
+        log_in = partial(self._use.password_login.log_in, current_call(), email, password, client)
+        outcome = await self._use.logins.run(LoginMethod.PASSWORD, client, log_in)
         response = pb.LoginResponse()
         fill_login(response, outcome)
         return response

@@ -1,5 +1,7 @@
 """Owns the RPCs of AuthService for logins by passkey."""
 
+from functools import partial
+
 from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
@@ -30,10 +32,10 @@ class PasskeyRpcs(Topic):
         challenge_id = convert.uuid(request.challenge_id, "challenge_id")
         assertion = convert.credential_json(request.assertion_json, "assertion_json")
         client = convert.client_context(request.client)
-        await self._use.login_freezes.require_open(LoginMethod.PASSKEY, client)
-        outcome = await self._use.passkey_login.log_in(
-            current_call(), challenge_id, assertion, client
+        log_in = partial(
+            self._use.passkey_login.log_in, current_call(), challenge_id, assertion, client
         )
+        outcome = await self._use.logins.run(LoginMethod.PASSKEY, client, log_in)
         response = pb.LoginWithPasskeyResponse()
         fill_login(response, outcome)
         return response

@@ -1,5 +1,7 @@
 """Owns the handler of SessionService: each RPC converts, calls one use case, converts back."""
 
+from functools import partial
+
 from authsvc.core.sessions.validation import SessionCheck, SessionResult
 from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
@@ -21,8 +23,8 @@ class SessionHandler(SessionKeyRpcs, RevocationRpcs, rpc.SessionServiceServicer)
         methods = convert.authentication_methods(
             request.authentication_methods, "authentication_methods"
         )
-        await self._use.login_freezes.require_open(LoginMethod.ISSUED, client)
-        tokens = await self._use.session_opening.create(current_call(), user_id, client, methods)
+        create = partial(self._use.session_opening.create, current_call(), user_id, client, methods)
+        tokens = await self._use.logins.run(LoginMethod.ISSUED, client, create)
         return pb.CreateSessionResponse(tokens=convert.tokens_message(tokens))
 
     async def ValidateSession(

@@ -9,6 +9,7 @@ import structlog
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
+from authsvc.measures import Histogram
 from authsvc.store.postgres.connector import (
     FAILURES,
     Connection,
@@ -156,6 +157,16 @@ class Database:
     def usage(self) -> Usage:
         """Return the current usage of the pool."""
         return self._pool.usage()
+
+    @property
+    def maximum(self) -> int:
+        """How many connections the pool may have."""
+        return self._pool.maximum
+
+    @property
+    def waits(self) -> Histogram:
+        """The times for which callers waited for a connection of the pool."""
+        return self._pool.waits
 
     async def close(self) -> None:
         """Close the connections; callers that hold or request one get StoreUnavailable."""

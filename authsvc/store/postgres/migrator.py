@@ -186,6 +186,14 @@ async def check_schema(connection: Connection) -> None:
         )
 
 
+async def count_pending(connection: Connection) -> int:
+    """Return how many migrations of this version the database lacks."""
+    return len(
+        {migration.version for migration in shipped()}
+        - {row["version"] for row in await _rows(connection)}
+    )
+
+
 async def _apply_next(
     connection: Connection,
     expected: Sequence[Migration],

@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 
 from authsvc.errors import StoreUnavailable
+from authsvc.measures import Histogram
 from authsvc.store.postgres.connector import (
     FAILURES,
     Connector,
@@ -46,7 +47,8 @@ class Usage:
 class Pool:
     """Up to `maximum` connections, each lent to one borrower at a time.
 
-    Callers wait up to `acquire_timeout` seconds, first come, first served.
+    Callers wait up to `acquire_timeout` seconds, first come, first served; `waits` says for how
+    long, in vain or not.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Pool:
         self._generation = 0
         self._server: Server | None = None
         self._on_leave: list[Callable[[], None]] = []
+        self.waits = Histogram()
 
     async def connect(self) -> PoolConnection:
         """Return a new connection that is not the pool's, to the server that the pool uses.
@@ -105,6 +108,7 @@ class Pool:
         while self._idle:
             connection, _ = self._idle.pop()
             if not connection.is_closed():
+                self.waits.record(0.0)
                 return connection
             self.discard(connection)
         return await self._wait()
@@ -185,6 +189,7 @@ class Pool:
             raise StoreUnavailable
         waiter: asyncio.Future[PoolConnection] = self._loop.create_future()
         self._waiters.append(waiter)
+        began = self._loop.time()
         self._grow()
         timer = self._loop.call_later(self.acquire_timeout, self._give_up, waiter)
         try:
@@ -197,6 +202,7 @@ class Pool:
             raise
         finally:
             timer.cancel()
+            self.waits.record(self._loop.time() - began)
 
     def _give_up(self, waiter: asyncio.Future[PoolConnection]) -> None:
         if not waiter.done():

@@ -14,6 +14,7 @@ from authsvc.config import BruteForceSettings, DetectionsSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.audit.schema import Detail
 from authsvc.core.incidents.detections import Detections
+from authsvc.measures import Counts
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.incidents import Detection, DetectionName
@@ -119,6 +120,18 @@ def only(name: DetectionName, *, enabled: bool = True) -> DetectionsSettings:
     return DetectionsSettings.model_validate({**off, name.value: sought})
 
 
+class Announced(Counts):
+    """Counts that announce the first."""
+
+    def __init__(self, found: asyncio.Event) -> None:
+        super().__init__()
+        self._found = found
+
+    def add(self, *labels: str, count: int = 1) -> None:
+        super().add(*labels, count=count)
+        self._found.set()
+
+
 class Watched:
     """One replica's detections on a database."""
 
@@ -126,11 +139,15 @@ class Watched:
         self.database = database
         self.clock = clock
         self.interval = settings.interval
-        self.raised: list[DetectionName] = []
         self.detections = Detections(
             database=database, settings=settings, networks=BruteForceSettings(), clock=clock
         )
-        self.detections.on_raise(self.raised.append)
+
+    @property
+    def raised(self) -> list[str]:
+        """The names of what was raised, once for each time."""
+        counts = self.detections.raised.read().items()
+        return [name for (name,), count in counts for _ in range(count)]
 
     async def happen(self, events: Sequence[AuditEvent]) -> None:
         async with self.database.transaction() as connection:
@@ -347,7 +364,7 @@ async def test_background_job_looks_until_it_is_cancelled(
     watched = Watched(database, clock, settings)
     await watched.happen(ATTACKS[DetectionName.REFRESH_REUSE](THRESHOLD))
     found = asyncio.Event()
-    watched.detections.on_raise(lambda _: found.set())
+    watched.detections.raised = Announced(found)
     monkeypatch.setattr("random.SystemRandom.uniform", lambda *_: 0.001)
     job = asyncio.create_task(watched.detections.run())
     try:

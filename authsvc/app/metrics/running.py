@@ -1,0 +1,31 @@
+"""Owns what the metrics of the running service are read from."""
+
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from authsvc.app.build import Parts
+from authsvc.app.database_watch import DatabaseWatch
+from authsvc.app.loop_lag import LoopLag
+from authsvc.app.reload import Reload
+from authsvc.app.web import Web
+from authsvc.config import Settings
+from authsvc.core.audit.forwarding import AuditForwarding
+from authsvc.core.messages.delivery import Deliverer
+from authsvc.measures import Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The running service, apart from its gRPC server, and the counts that nothing else holds."""
+
+    settings: Settings
+    parts: Parts
+    deliverer: Deliverer
+    messages: Counts
+    forwarding: AuditForwarding | None
+    forwarded: Counts
+    reload: Reload
+    database_watch: DatabaseWatch
+    loop_lag: LoopLag
+    web: Web
+    started: float = field(default_factory=perf_counter)
