@@ -74,7 +74,7 @@ def _replicas(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcEventLoopSlow",
             severity=_TICKET,
-            expr=f"{_quantile(0.99, 'authsvc_event_loop_lag_seconds', times('5m'))} > 0.1",
+            expr=f"{_quantile(0.99, 'authsvc_event_loop_lag_seconds', times('15m'))} > 0.1",
             after=times("10m"),
             summary="A replica gets too little CPU",
             description=(
@@ -103,7 +103,7 @@ def _load(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcHashQueueLong",
             severity=_TICKET,
-            expr=f"{_quantile(0.95, 'authsvc_hash_queue_seconds', times('5m'))} > 0.5",
+            expr=f"{_quantile(0.95, 'authsvc_hash_queue_seconds', times('15m'))} > 0.5",
             after=times("5m"),
             summary="Logins wait for a hash",
             description=(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +16,14 @@ from deploy.observability.rule import Times
 from tests.world.install import PROMETHEUS
 
 # Only so that a failing test ends.
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 _POLL = 0.1
 
 
 class Prometheus:
     """Scrapes the targets of `scrape`, each `interval`, and evaluates the project's rules."""
 
-    def __init__(self, folder: Path, *, divisor: int = 1, interval: str = "250ms") -> None:
+    def __init__(self, folder: Path, *, divisor: int = 1, interval: str = "400ms") -> None:
         self._folder = folder
         self._times = Times(divisor)
         self._interval = interval
@@ -60,13 +59,15 @@ class Prometheus:
             "--log.level=warn",
         ]
         self._output = (self._folder / "output.txt").open("wb")
-        self._process = subprocess.Popen(command, stdout=self._output, stderr=self._output)
+        self._process = await asyncio.create_subprocess_exec(
+            *command, stdout=self._output, stderr=self._output
+        )
         held.close()
         self.url = f"http://{address}"
         self._session = aiohttp.ClientSession()
         async with asyncio.timeout(_PATIENCE):
             while not await self._is_ready():
-                assert self._process.poll() is None, self.output()
+                assert self._process.returncode is None, self.output()
                 await asyncio.sleep(_POLL)
         return self
 
@@ -78,7 +79,7 @@ class Prometheus:
     ) -> None:
         await self._session.close()
         self._process.terminate()
-        self._process.wait(_PATIENCE)
+        await self._process.wait()
         self._output.close()
 
     def output(self) -> str:
@@ -97,6 +98,12 @@ class Prometheus:
         """Return the series of an expression, and their values."""
         found = await self._get("query", query=expr)
         return [(each["metric"], float(each["value"][1])) for each in found["result"]]
+
+    async def until(self, expr: str) -> None:
+        """Wait until an expression has a result."""
+        async with asyncio.timeout(_PATIENCE):
+            while not await self.query(expr):  # noqa: ASYNC110 - it has no event for it
+                await asyncio.sleep(_POLL)
 
     async def query_range(
         self, expr: str, start: float, end: float, step: float

@@ -1,13 +1,11 @@
 """Faults of the database, and of what leads to it."""
 
-import asyncio
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from itertools import count
 
 import asyncpg
 
-from authsvc.store.postgres.migrator import shipped
 from authsvc.v1.session_service_pb2 import RevokeUserSessionsRequest, ValidateSessionRequest
 from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.support.databases import freeze, resume
@@ -45,7 +43,6 @@ async def tables_are_locked(scene: Scene) -> None:
             AUTHSVC_TOKENS__KEY_PUBLISH_LEAD="2s",
         )
         sessions = SessionServiceStub(replica.channel("edge"))
-        holder = await asyncpg.connect(installation.dsn)
         tokens = count()
 
         def validate() -> Awaitable[object]:
@@ -53,6 +50,8 @@ async def tables_are_locked(scene: Scene) -> None:
             return sessions.ValidateSession(ValidateSessionRequest(session_token=token))
 
         async with AsyncExitStack() as stack:
+            holder = await asyncpg.connect(installation.dsn)
+            stack.push_async_callback(holder.close)
 
             async def cause() -> None:
                 await holder.execute("BEGIN")
@@ -61,10 +60,6 @@ async def tables_are_locked(scene: Scene) -> None:
                     " signing_keys, sessions"
                 )
                 await stack.enter_async_context(going_on(validate, 24))
-
-            async def repair() -> None:
-                await holder.close()
-                await stack.aclose()
 
             await scene.stage.try_alerts(
                 installation,
@@ -77,13 +72,14 @@ async def tables_are_locked(scene: Scene) -> None:
                     "AuthsvcPoolExhausted",
                 ),
                 cause=cause,
-                repair=repair,
+                repair=stack.aclose,
             )
 
 
 async def listener_is_killed(scene: Scene) -> None:
-    async with scene.installation("deaf") as installation:
+    async with scene.installation("deaf") as installation, AsyncExitStack() as stack:
         superuser = await asyncpg.connect(scene.server.dsn(user="postgres"))
+        stack.push_async_callback(superuser.close)
         await superuser.execute("CREATE ROLE bell LOGIN PASSWORD 'bell'")
         _, _, rest = installation.dsn.partition("@")
         replica = await installation.start(
@@ -100,16 +96,13 @@ async def listener_is_killed(scene: Scene) -> None:
         async def repair() -> None:
             await superuser.execute("ALTER ROLE bell LOGIN")
 
-        try:
-            await scene.stage.try_alerts(
-                installation,
-                "the listener's session is ended, and its role may not connect",
-                ("AuthsvcDoorbellDown",),
-                cause=cause,
-                repair=repair,
-            )
-        finally:
-            await superuser.close()
+        await scene.stage.try_alerts(
+            installation,
+            "the listener's session is ended, and its role may not connect",
+            ("AuthsvcDoorbellDown",),
+            cause=cause,
+            repair=repair,
+        )
 
 
 async def network_is_slow(scene: Scene) -> None:
@@ -154,16 +147,10 @@ async def replica_is_cut_off(scene: Scene) -> None:
             proxy.hold()
             for _ in range(3):
                 tokens = await logged_in(direct, email)
-                await sessions.RevokeUserSessions(
-                    RevokeUserSessionsRequest(user_id=tokens.user_id)
-                )
-            async with asyncio.timeout(60):
-                while not await scene.stage.prometheus.query(f"{age} > 1.5"):
-                    await asyncio.sleep(0.1)
+                await sessions.RevokeUserSessions(RevokeUserSessionsRequest(user_id=tokens.user_id))
+            await scene.stage.prometheus.until(f"{age} > 1.5")
             proxy.release()
-            async with asyncio.timeout(60):
-                while not await scene.stage.prometheus.query(f"{age} < 1"):
-                    await asyncio.sleep(0.1)
+            await scene.stage.prometheus.until(f"{age} < 1")
 
         async def cause() -> None:
             await stack.enter_async_context(going_on(cut))

@@ -14,7 +14,7 @@ from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.dev.workspace import Workspace
 from authsvc.v1.auth_service_pb2 import ValidateTokenRequest
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
-from authsvc.v1.rate_limit_service_pb2 import CheckRateLimitRequest, Charge
+from authsvc.v1.rate_limit_service_pb2 import Charge, CheckRateLimitRequest
 from authsvc.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from authsvc.v1.session_service_pb2 import ValidateSessionRequest
 from authsvc.v1.session_service_pb2_grpc import SessionServiceStub

@@ -4,7 +4,7 @@ from authsvc.__main__ import main
 from authsvc.app import web
 
 # As a second is divided as well.
-web._METRICS_SECONDS = 0.2
+web._METRICS_SECONDS = 0.3
 
 if __name__ == "__main__":
     main()

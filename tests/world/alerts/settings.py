@@ -57,7 +57,7 @@ async def settings_change(scene: Scene) -> None:
         good = config.read_text()
 
         async def change() -> None:
-            config.write_text(f'{good}\n[sessions]\ncache_size = 1000\n')
+            config.write_text(f"{good}\n[sessions]\ncache_size = 1000\n")
             replica.process.send(signal.SIGHUP)
 
         async def restart() -> None:
@@ -78,7 +78,7 @@ async def settings_change(scene: Scene) -> None:
             restarted.process.send(signal.SIGHUP)
 
         async def correct() -> None:
-            config.write_text(f'{good}\n[sessions]\ncache_size = 1000\n')
+            config.write_text(f"{good}\n[sessions]\ncache_size = 1000\n")
             restarted.process.send(signal.SIGHUP)
 
         await scene.stage.try_alerts(

@@ -11,8 +11,8 @@ from deploy.observability.__main__ import alerts
 from tests.support.documents import Page, page
 from tests.support.prometheus import Prometheus
 from tests.support.shell import sh
-from tests.world.install import PROMETHEUS
 from tests.world.alerts.installation import Installation
+from tests.world.install import PROMETHEUS
 
 # Only so that a failing test ends.
 _PATIENCE = 240.0
@@ -93,11 +93,6 @@ class Stage:
         for name, fired, end in zip(names, seconds, ended, strict=True):
             self.rows.append(Row(name, fault, fired, end, is_tried_elsewhere))
 
-    async def value(self, expr: str) -> float | None:
-        """Return the value of an expression that has one series, or None if it has none."""
-        found = await self.prometheus.query(expr)
-        return found[0][1] if found else None
-
     async def _fires(self, installation: Installation, name: str, began: float) -> float:
         wanted = {(name, severity, installation.job) for severity in _SEVERITIES[name]}
         await self._until(lambda: wanted <= self._firing, f"{name} of {installation.job} to fire")
@@ -106,8 +101,7 @@ class Stage:
     async def _ends(self, installation: Installation, name: str, since: float) -> float:
         def has_ended() -> bool:
             return not any(
-                (name, severity, installation.job) in self._firing
-                for severity in _SEVERITIES[name]
+                (name, severity, installation.job) in self._firing for severity in _SEVERITIES[name]
             )
 
         await self._until(has_ended, f"{name} of {installation.job} to end")
