@@ -155,10 +155,11 @@ class Installation:
         self._loads.add(asyncio.ensure_future(_call(replica)))
 
     async def stop(self) -> None:
-        """Stop the load and kill all replicas."""
+        """Stop the load, and kill all replicas, which are no longer scraped."""
         for load in self._loads:
             load.cancel()
         await asyncio.gather(*self._loads, return_exceptions=True)
+        self._prometheus.scrape(self.job, [])
         for replica in self.replicas:
             await replica.end()
 

@@ -24,6 +24,11 @@ _SEVERITIES = {
     name: {alert.severity.value for alert in alerts() if alert.name == name} for name in _PAGES
 }
 
+TABLE = (
+    "| alert | fault | seconds until it fired | seconds until it ended | runbook tried |\n"
+    "|---|---|---|---|---|"
+)
+
 Step = Callable[[], Awaitable[object]]
 
 
@@ -37,6 +42,14 @@ class Row:
     until_ended: float
     is_tried_elsewhere: bool
 
+    def text(self) -> str:
+        """Return it as a row of the table."""
+        tried = "in tests/docs" if self.is_tried_elsewhere else "yes"
+        return (
+            f"| `{self.alert}` | {self.fault} | {self.seconds:.1f} | {self.until_ended:.1f}"
+            f" | {tried} |"
+        )
+
 
 @dataclass
 class Stage:
@@ -44,6 +57,7 @@ class Stage:
 
     prometheus: Prometheus
     folder: Path
+    say: Callable[[str], object]
     rows: list[Row] = field(default_factory=list)
     # Every alert that has fired, as its name and job.
     fired: set[tuple[str, str]] = field(default_factory=set)
@@ -92,6 +106,7 @@ class Stage:
         await asyncio.gather(*(self._follow(installation, n, "Afterwards") for n in pages))
         for name, fired, end in zip(names, seconds, ended, strict=True):
             self.rows.append(Row(name, fault, fired, end, is_tried_elsewhere))
+            self.say(self.rows[-1].text())
 
     async def _fires(self, installation: Installation, name: str, began: float) -> float:
         wanted = {(name, severity, installation.job) for severity in _SEVERITIES[name]}
@@ -127,19 +142,6 @@ class Stage:
                     PROMETHEUS=self.prometheus.url,
                     PATH=str((PROMETHEUS.folder / PROMETHEUS.path).parent),
                 )
-
-    def table(self) -> str:
-        """Return what was tried as a table."""
-        lines = [
-            "| alert | fault | seconds until it fired | seconds until it ended | runbook tried |",
-            "|---|---|---|---|---|",
-            *(
-                f"| `{row.alert}` | {row.fault} | {row.seconds:.1f} | {row.until_ended:.1f}"
-                f" | {'in tests/docs' if row.is_tried_elsewhere else 'yes'} |"
-                for row in self.rows
-            ),
-        ]
-        return "\n".join(lines)
 
 
 def _blocks(runbook: Page, section: str) -> list[str]:

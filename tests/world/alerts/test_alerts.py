@@ -19,7 +19,7 @@ from tests.support.databases import running_server
 from tests.support.prometheus import Prometheus
 from tests.world.alerts import attacks, database, load, outside, replicas, settings
 from tests.world.alerts.scene import Scene
-from tests.world.alerts.stage import Stage
+from tests.world.alerts.stage import TABLE, Stage
 
 _DIVISOR = 360
 # How many faults there are at a time.
@@ -72,7 +72,13 @@ async def test_each_alert_fires_and_ends_and_its_runbook_works(
     for server in (own_server, other_server):
         await migrate(server.dsn())
     async with Prometheus(tmp_path / "prometheus", divisor=_DIVISOR) as prometheus:
-        stage = Stage(prometheus, tmp_path)
+
+        def say(line: str) -> None:
+            with capsys.disabled():
+                print(line, flush=True)
+
+        say(f"\n{TABLE}")
+        stage = Stage(prometheus, tmp_path, say)
         scene = Scene(stage, tmp_path, own_server, other_server)
         is_over = asyncio.Event()
         watch = asyncio.ensure_future(stage.watch())
@@ -87,8 +93,6 @@ async def test_each_alert_fires_and_ends_and_its_runbook_works(
         # One that fails must not end the others.
         results = await asyncio.gather(*wanted, return_exceptions=True)
         is_over.set()
-        with capsys.disabled():
-            print(f"\n{stage.table()}")
         await quiet
         watch.cancel()
     failed = [result for result in results if isinstance(result, Exception)]
