@@ -153,6 +153,7 @@ class Application:
             open_parts(self._settings, self._clock)
         )
         await parts.use.key_usage.check()
+        await parts.use.key_ages.note()
         await parts.use.signing_keys.load()
         await parts.hasher.choose_library()
         metrics = Metrics()

@@ -40,6 +40,7 @@ from authsvc.core.retention.addresses import AddressTruncation
 from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.secrets_at_rest.key_ages import KeyAges
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -269,6 +270,7 @@ class _Build(AccountBuild):
             evidence_export=EvidenceExport(self.database, self.signing_keys, self.ip_blocking),
             resealing=Resealing(self.database, self.keyring, self.clock),
             key_usage=self.key_usage,
+            key_ages=self.key_ages,
         )
 
     @cached_property
@@ -355,6 +357,15 @@ class _Build(AccountBuild):
             keyring=self.keyring,
             pepper_ids=[pepper.id for pepper in self.settings.secrets.peppers],
             missing_keys=self.settings.encryption.missing_keys,
+        )
+
+    @cached_property
+    def key_ages(self) -> KeyAges:
+        return KeyAges(
+            database=self.database,
+            newest_key_id=self.keyring.newest.key_id,
+            newest_pepper_id=self.settings.secrets.peppers[0].id,
+            clock=self.clock,
         )
 
     @cached_property

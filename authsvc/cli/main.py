@@ -31,6 +31,7 @@ class _Root(ImportingGroup):
         "audit": "authsvc.cli.audit",
         "incident": "authsvc.cli.incident",
         "passwords": "authsvc.cli.passwords",
+        "size": "authsvc.cli.size",
         "messages": "authsvc.cli.messages",
         "retention": "authsvc.cli.retention",
     }

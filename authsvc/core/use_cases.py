@@ -43,6 +43,7 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.core.roles.role_definitions import RoleDefinitions
+from authsvc.core.secrets_at_rest.key_ages import KeyAges
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -140,3 +141,4 @@ class UseCases:
     evidence_export: EvidenceExport
     resealing: Resealing
     key_usage: KeyUsage
+    key_ages: KeyAges

@@ -1,10 +1,11 @@
 """What a reload says: which changed keys took effect, and which need a restart."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
-from authsvc.app.reload import RELOADED
-from authsvc.config import CallerSettings, NamedPolicySettings, Settings
+from authsvc.app.reload import RELOADED, Reload
+from authsvc.config import CallerSettings, KeySettings, NamedPolicySettings, Settings
 from authsvc.config.reference import rows
 from authsvc.models.calls import Role
 from tests.support.service import StartService
@@ -58,3 +59,24 @@ def test_keys_that_are_reloaded_exist() -> None:
     keys = [row.key.replace("[]", "") for row in rows()]
     for name in RELOADED:
         assert any(f"{key}.".startswith(f"{name}.") for key in keys), name
+
+
+def test_fingerprint_is_that_of_the_settings_in_force(settings: Settings) -> None:
+    reload = Reload(settings)
+    started = reload.fingerprint
+    assert re.fullmatch(r"[0-9a-f]{12}", started)
+    # Takes effect only after a restart, and a secret is no part of it.
+    reload.to(_with(settings, "log", level="debug"))
+    assert reload.fingerprint == started
+    other = KeySettings.model_validate(
+        {"id": settings.secrets.peppers[0].id, "key": "A" * 43 + "="}
+    )
+    assert Reload(_with(settings, "secrets", peppers=(other,))).fingerprint == started
+    renamed = other.model_copy(update={"id": "other"})
+    assert Reload(_with(settings, "secrets", peppers=(renamed,))).fingerprint != started
+    # Is reloaded.
+    stricter = _with(settings, "brute_force", ipv4_prefix=24)
+    reload.to(stricter)
+    assert reload.fingerprint == Reload(stricter).fingerprint != started
+    reload.to(settings)
+    assert reload.fingerprint == started

@@ -134,6 +134,10 @@ async def test_no_origins_are_related_by_default(get: Browser) -> None:
 # Metrics
 
 
+def names(text: str) -> set[str]:
+    return {family.name for family in text_string_to_metric_families(text)}
+
+
 async def test_calls_are_counted(get: Browser, service: Service) -> None:
     await service.new_session()
     request = LoginRequest(email=EMAIL, password="Difference-Engine-1822")
@@ -231,6 +235,8 @@ async def test_service_is_not_ready_while_postgresql_is_down(
 
     tokens = await service.new_session()
     assert await serving()
+    before = names(service.app.web._metrics.render().decode())
+    assert "authsvc_pool_wait_seconds" in before
     kill(own_server)
     await get.until("/readyz", 503)
     assert (await get("/readyz")).text.startswith("not ready: database: ")
@@ -238,7 +244,10 @@ async def test_service_is_not_ready_while_postgresql_is_down(
     # A restart would not help, and verifiers can still fetch the keys.
     assert (await get("/livez")).status == 200
     assert (await get("/.well-known/jwks.json")).status == 200
-    assert (await get("/metrics")).status == 200
+    scraped = await get("/metrics")
+    assert "\nauthsvc_database_up 0.0\n" in scraped.text
+    # Nothing is missing: no metric needs the database.
+    assert names(scraped.text) == before
     error = await failure(service.sessions().ListSessions(ListSessionsRequest(user_id=NOBODY)))
     assert reason_of(error) == "STORE_UNAVAILABLE"
     assert detail(error, RetryInfo).retry_delay.ToMilliseconds() > 0

@@ -1,7 +1,9 @@
 """Owns the comparison of a small service without a guard, with one, and one that asks each time.
 
+A fourth has an interceptor that does nothing: what gRPC takes for any, however quick it is.
+
 As a program it is one of these services, in a process of its own: the certificates' folder, the
-port of authsvc, the issuer, and "bare", "guarded" or "asking".
+port of authsvc, the issuer, and one of KINDS.
 """
 
 import asyncio
@@ -20,14 +22,14 @@ from authsvc.v1.auth_service_pb2 import ValidateTokenRequest
 from tests.bench.load import Sample, drive, median
 from tests.bench.processes import Target
 
-KINDS = ("bare", "guarded", "asking")
+KINDS = ("bare", "intercepted", "guarded", "asking")
 METHOD = "/bench.Sample/Echo"
 
 
 async def compare(
     servers: Mapping[str, Target], token: str, *, seconds: float, rounds: int
-) -> tuple[dict[str, Sample], float, float]:
-    """Return each kind's figures, and the calls/s of the guarded by those of the other two.
+) -> tuple[dict[str, Sample], dict[str, float]]:
+    """Return each kind's figures, and the calls/s of the guarded by those of each kind.
 
     The kinds take turns, so that changes of the machine's speed hit all of them.
     """
@@ -48,14 +50,19 @@ async def compare(
                 sample = await drive(servers[kind], work, concurrency=64, seconds=seconds)
                 if number:  # the first warms up
                     samples[kind].append(sample)
-    by_bare, by_asking = (
-        statistics.median(
+    ratios = {
+        kind: statistics.median(
             guarded.rate / other.rate
-            for guarded, other in zip(samples["guarded"], samples[kind], strict=True)
+            for guarded, other in zip(samples["guarded"], found, strict=True)
         )
-        for kind in ("bare", "asking")
-    )
-    return {kind: median(found) for kind, found in samples.items()}, by_bare, by_asking
+        for kind, found in samples.items()
+    }
+    return {kind: median(found) for kind, found in samples.items()}, ratios
+
+
+class _Nothing(grpc.aio.ServerInterceptor):
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        return await continuation(handler_call_details)
 
 
 async def _serve(certs: Path, port: int, issuer: str, kind: str) -> None:
@@ -66,9 +73,12 @@ async def _serve(certs: Path, port: int, issuer: str, kind: str) -> None:
     }
     async with AsyncClient(f"127.0.0.1:{port}", **files) as client:
         verifier = AsyncVerifier(client, issuer=issuer, audience="authsvc")
-        interceptors = [AioGuard(verifier)] if kind == "guarded" else []
-        if interceptors:
+        interceptors: list[grpc.aio.ServerInterceptor] = []
+        if kind == "guarded":
+            interceptors = [AioGuard(verifier)]
             await verifier.start()
+        elif kind == "intercepted":
+            interceptors = [_Nothing()]
 
         async def echo(request: bytes, context: Any) -> bytes:
             if kind == "asking":

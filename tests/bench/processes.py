@@ -22,6 +22,12 @@ _TICK = 1_000_000 / os.sysconf("SC_CLK_TCK")
 _PATIENCE = 30.0
 
 
+def cpu_us(pid: int) -> float:
+    """Return the CPU time that a process has used so far, in microseconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A server process: its port, certificates and process id."""
@@ -33,8 +39,7 @@ class Target:
 
     def cpu_us(self) -> float:
         """Return the CPU time that the process has used so far, in microseconds."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * _TICK
+        return cpu_us(self.pid)
 
     def memory_mb(self) -> float:
         """Return the process's resident memory in megabytes."""

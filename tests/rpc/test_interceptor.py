@@ -18,6 +18,7 @@ from authsvc.errors import (
     CallerNotAllowed,
     FieldInvalid,
     Overloaded,
+    Resource,
     StoreUnavailable,
     credentials_invalid,
     policy_unknown,
@@ -481,6 +482,19 @@ async def test_failures_are_logged_and_counted(
     assert lines(logs) == [(level, "call_failed", reason_of(reported))]
     method = "/authsvc.v1.AuthService/ValidateToken"
     assert count(probe, reported.code().name, reason_of(reported), method) == 1
+
+
+async def test_shed_calls_are_counted_by_what_was_full(probe: ProbeServer) -> None:
+    for error in (Overloaded(), Overloaded(what=Resource.HASHES), StoreUnavailable()):
+        raising(probe, error)
+        await failure(stub(probe).ValidateToken(pb.ValidateTokenRequest()))
+    shed = {
+        what.value: probe.metrics.registry.get_sample_value(
+            "authsvc_overloaded_total", {"what": what.value}
+        )
+        for what in Resource
+    }
+    assert shed == {"calls": 1, "hashes": 1, "batches": 0, "streams": 0, "transfers": 0}
 
 
 async def test_causes_appear_only_in_log(probe: ProbeServer) -> None:

@@ -186,6 +186,8 @@ async def test_changed_certificate_is_reloaded(
     assert gauge(probe, "certificate_expire_time_seconds") == (
         datetime(2040, 1, 1, tzinfo=UTC).timestamp()
     )
+    issued = gauge(probe, "certificate_issue_time_seconds")
+    assert issued == fresh.parsed.not_valid_before_utc.timestamp()
     (entry,) = logs
     assert entry["event"] == "certificates_reloaded"
     assert int(entry["serial_number"], 16) == fresh.parsed.serial_number

@@ -65,4 +65,22 @@ KEYS: Sequence[Metric[Running]] = (
         meaning="The age at which a signing key is replaced: `tokens.key_rotation_interval`.",
         read=lambda running: running.settings.tokens.key_rotation_interval.total_seconds(),
     ),
+    Metric(
+        name="authsvc_keyring_age_seconds",
+        kind=Kind.GAUGE,
+        fleet=Fleet.MAX,
+        meaning="Time since a replica first used the newest key of `secrets.keyring`, or since the"
+        " upgrade to a version with this metric.",
+        worry="It exceeds what your policy allows, such as a year: docs/secrets-at-rest.md says how"
+        " to change it.",
+        read=lambda running: running.parts.use.key_ages.keyring(),
+    ),
+    Metric(
+        name="authsvc_pepper_age_seconds",
+        kind=Kind.GAUGE,
+        fleet=Fleet.MAX,
+        meaning="The same of the newest of `secrets.peppers`.",
+        worry="It exceeds what your policy allows.",
+        read=lambda running: running.parts.use.key_ages.pepper(),
+    ),
 )

@@ -1,4 +1,4 @@
 """Owns the change of keys: moving sealed values to the newest, and what each key still protects.
 
-Entry classes: `Resealing` and `KeyUsage`.
+Entry classes: `Resealing`, `KeyUsage` and `KeyAges`.
 """

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
@@ -97,14 +98,21 @@ async def test_cancelled_waiter_costs_no_work_and_frees_its_place(
     first = await start(hasher, "a")
     await gate.arrival()
     gone, waiting = await start(hasher, "b"), await start(hasher, "c")
+    began = time.perf_counter()
+    await asyncio.sleep(0.02)
     gone.cancel()
     await asyncio.wait([gone])
     assert (hasher.running, hasher.queued) == (1, 1)
+    waited = time.perf_counter() - began
     replacing = await start(hasher, "d")
     gate.open()
     await asyncio.gather(first, waiting, replacing)
     assert gone.cancelled()
     assert gate.entered == ["a", "c", "d"]
+    # Those who left have waited, too: two of the four for all that time.
+    counts, seconds = hasher.waits.read()
+    assert counts[-1][1] == 4
+    assert seconds >= 2 * waited
 
 
 async def test_cancelled_running_job_keeps_its_thread_busy(

@@ -176,6 +176,12 @@ async def test_each_login_is_refused_while_its_method_is_frozen_and_sessions_go_
     await freeze(service, network="198.51.100.0/24")
     for name, (_, call) in CALLS.items():
         assert await outcome(call(service)) == "LOGIN_FROZEN", name
+    # Of each way to log in, the call that would have ended it.
+    ends = service.app._parts.use.logins.counts.read().items()
+    frozen_logins = {method: count for (method, end), count in ends if end == "frozen"}
+    assert frozen_logins == dict.fromkeys(
+        ("password", "code", "passkey", "federated", "issued", "second_factor"), 2
+    )
     elsewhere = pb.LoginRequest(
         email=EMAIL, password=PASSWORD, client=ClientContext(ip="203.0.113.1")
     )

@@ -108,6 +108,10 @@ async def test_exhausted_pool_raises_after_acquire_timeout(database_dsn: str) ->
             with pytest.raises(StoreUnavailable):
                 await database.ping()
         await database.ping()
+        counts, seconds = database.waits.read()
+    # Two waited for nothing, and one in vain. Timers may fire a little early.
+    assert counts[-1][1] == 3
+    assert seconds > 0.04
 
 
 async def test_waiters_are_served_in_order(database_dsn: str) -> None:

@@ -1,0 +1,40 @@
+"""docs/operations.md against the code."""
+
+import re
+
+import pytest
+
+from authsvc.cli import sizing
+from authsvc.config import TokenSettings
+from tests.support.documents import REPOSITORY
+
+ROW = re.compile(r"\| (?P<logins>[\d,]+) \| (?P<validations>[\d,]+) \| (?P<sessions>[\d,]+) \| .+")
+ROWS = list(ROW.finditer((REPOSITORY / "docs/operations.md").read_text()))
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def test_sizing_table_has_rows() -> None:
+    assert len(ROWS) > 3
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["logins"] + "-" + row["validations"])
+def test_row_of_sizing_table_is_what_the_command_says(row: re.Match[str]) -> None:
+    sessions = number(row["sessions"])
+    found = sizing.size(
+        {
+            "login": number(row["logins"]),
+            "validation": number(row["validations"]),
+            "refresh": sessions / TokenSettings().access_lifetime.total_seconds(),
+        },
+        sessions,
+        sizing.read_costs(),
+    )
+    assert row[0] == (
+        f"| {row['logins']} | {row['validations']} | {row['sessions']} | {found.replicas}"
+        f" | {found.cpu_request:.1f} to {found.cpu_limit} | {found.memory_request_mib} to"
+        f" {found.memory_limit_mib} MiB | {found.database_cores} processors"
+        f" | {found.database_connections} |"
+    )
