@@ -74,6 +74,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/python -m tests.support.generated
 	$(BIN)/python -m tests.support.settings_pages
 	$(BIN)/python -m tests.support.metrics_page
+	$(BIN)/python -m tests.support.chart_files
 	$(BIN)/python -m deploy.observability
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
@@ -92,8 +93,9 @@ hooks: $(VENV)/.dev ## Install the pre-commit hooks
 protos: $(VENV)/.dev $(VENV)/.protos ## Generate authsvc/v1 from protos/
 	$(BIN)/python -m tests.support.generated --write
 
-settings: $(VENV)/.dev ## Generate the tables of docs/settings.md and docs/settings.example.toml
+settings: $(VENV)/.dev ## Generate the pages of the settings, and the schema of the chart's values
 	$(BIN)/python -m tests.support.settings_pages --write
+	$(BIN)/python -m tests.support.chart_files --write
 
 metrics: $(VENV)/.dev ## Generate the tables of docs/metrics.md
 	$(BIN)/python -m tests.support.metrics_page --write
@@ -104,7 +106,7 @@ baseline: $(VENV)/.dev ## Record the protos as released: later changes must not 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 lock: $(VENV)/.dev ## Lock the dependencies of pyproject.toml (UPGRADE=--upgrade takes newer versions)
-	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra server -o deploy/requirements.lock
+	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra server --extra otel -o deploy/requirements.lock
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra embedded -c deploy/requirements.lock -o deploy/requirements-embedded.lock
 	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra dev -c deploy/requirements-embedded.lock -o deploy/requirements-dev.lock
 	$(BIN)/$(LOCK) --group protos $(UPGRADE) -o deploy/requirements-protos.lock

@@ -22,6 +22,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from authsvc.config import LogSettings
+from authsvc.tracing import SPAN
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id")
 
@@ -50,7 +51,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     shared: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        _add_request_id,
+        _add_ids,
     ]
     render: list[Processor] = [
         # Plain tracebacks, as structlog's own would show local variables.
@@ -102,9 +103,12 @@ def _redacted(key: str, value: Any) -> Any:
     return value
 
 
-def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _add_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if (request_id := REQUEST_ID.get(None)) is not None:
         event.setdefault("request_id", request_id)
+    if (span := SPAN.get()) is not None:
+        event.setdefault("trace_id", span.trace_id)
+        event.setdefault("span_id", span.id)
     return event
 
 

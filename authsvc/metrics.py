@@ -5,6 +5,7 @@ Labels are only method names, gRPC codes and reasons, never ids, addresses or ke
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from time import time
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,7 +15,9 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -26,13 +29,14 @@ class MethodMeter:
     copies.
     """
 
-    __slots__ = ("_buckets", "_outcomes", "_seconds", "method")
+    __slots__ = ("_buckets", "_exemplars", "_outcomes", "_seconds", "method")
 
     def __init__(self, method: str) -> None:
         self.method = method
         self._outcomes: dict[tuple[str, str], int] = {}
         self._buckets = [0] * (len(BUCKETS) + 1)
         self._seconds = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
 
     def record(self, code: str, reason: str, seconds: float) -> None:
         """Count one call that ended with `code` (and `reason`, or "") after `seconds`."""
@@ -41,14 +45,20 @@ class MethodMeter:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self._seconds += seconds
 
+    def exemplify(self, seconds: float, labels: dict[str, str]) -> None:
+        """Keep a traced call of `seconds` as the exemplar of its bucket; `labels` name its span."""
+        self._exemplars[bisect_left(BUCKETS, seconds)] = Exemplar(labels, seconds, time())
+
     def add_to(self, calls: CounterMetricFamily, durations: HistogramMetricFamily) -> None:
         """Add the counts to the two metric families."""
         for (code, reason), count in list(self._outcomes.items()):
             calls.add_metric((self.method, code, reason), count)
-        running, buckets = 0, []
-        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._buckets, strict=True):
-            running += count
-            buckets.append((bound, float(running)))
+        running = 0
+        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+        for at, bound in enumerate((*map(str, BUCKETS), "+Inf")):
+            running += self._buckets[at]
+            exemplar = self._exemplars.get(at)
+            buckets.append((bound, running, exemplar) if exemplar else (bound, running))
         durations.add_metric((self.method,), buckets, self._seconds)
 
 
@@ -90,6 +100,6 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def render(self) -> bytes:
-        """Return all metrics in the Prometheus text format."""
-        return generate_latest(self.registry)
+    def render(self, *, openmetrics: bool = False) -> bytes:
+        """Return all metrics in the Prometheus text format, or in OpenMetrics with exemplars."""
+        return (generate_openmetrics if openmetrics else generate_latest)(self.registry)

@@ -31,6 +31,7 @@ pytest_plugins = [
     "tests.support.statements",
     "tests.support.codes",
     "tests.support.processes",
+    "tests.support.otlp",
 ]
 
 # The same examples on every run and no deadline; `--hypothesis-profile=default` looks for others.

@@ -1,7 +1,11 @@
 """The metrics: what they count, and how it reads in Prometheus."""
 
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Exemplar
 
 from authsvc.metrics import BUCKETS, Metrics
 
@@ -44,6 +48,28 @@ def test_durations_are_cumulative() -> None:
     assert buckets == [1, 2, 3, *[3] * 10, 4, 5]
     assert value(metrics, f"{name}_count", method=LOGIN) == 5
     assert value(metrics, f"{name}_sum", method=LOGIN) == pytest.approx(67.0022)
+
+
+def test_buckets_have_their_latest_traced_call_as_exemplar_in_openmetrics_alone() -> None:
+    metrics = Metrics()
+    meter = metrics.calls.method(LOGIN)
+    for seconds, trace in ((0.0011, "a"), (0.0012, "b"), (60.0, "c")):
+        meter.record("OK", "", seconds)
+        meter.exemplify(seconds, {"trace_id": trace * 32, "span_id": trace * 16})
+    exemplars: dict[str, Exemplar] = {
+        sample.labels["le"]: sample.exemplar
+        for family in parse_openmetrics(  # type: ignore[no-untyped-call] # its hints are missing
+            metrics.render(openmetrics=True).decode()
+        )
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert exemplars["0.0025"].labels == {"trace_id": "b" * 32, "span_id": "b" * 16}
+    assert {bound: each.value for bound, each in exemplars.items()} == {
+        "0.0025": 0.0012,
+        "+Inf": 60.0,
+    }
+    assert b"trace_id" not in metrics.render()
 
 
 def test_each_method_has_one_meter() -> None:

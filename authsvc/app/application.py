@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import structlog
@@ -29,10 +29,16 @@ from authsvc.errors import StoreUnavailable
 from authsvc.measures import Counts
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
+from authsvc.tracing import Tracer
+
+if TYPE_CHECKING:
+    from authsvc.telemetry.exporter import Telemetry
 
 log = structlog.get_logger("authsvc.service")
 
 _CERTIFICATE_INTERVAL = 1.0
+# How long a stop sends spans that are left: what the drain has left of its time, within these.
+_TELEMETRY_PATIENCE = (1.0, 5.0)
 # How long a stop waits for deliveries in progress.
 _DELIVERY_PATIENCE = timedelta(seconds=5)
 
@@ -62,6 +68,7 @@ class Application:
         self._reload = Reload(settings)
         self._stack = AsyncExitStack()
         self._started = asyncio.Event()
+        self._drained_by = 0.0
 
     @classmethod
     async def start(
@@ -116,7 +123,9 @@ class Application:
     async def stop(self) -> None:
         """Drain: reject new calls, let those in progress finish, then close everything."""
         self.web.end()
-        await self.server.drain(self._settings.grpc.drain_timeout.total_seconds())
+        grace = self._settings.grpc.drain_timeout.total_seconds()
+        self._drained_by = asyncio.get_running_loop().time() + grace
+        await self.server.drain(grace)
         await self._stack.aclose()
 
     def reload(self, settings: Settings) -> Reloaded:
@@ -154,15 +163,17 @@ class Application:
         )
         await parts.use.key_usage.check()
         await parts.use.key_ages.note()
+        await parts.token_validity.note()
         await parts.use.signing_keys.load()
         await parts.hasher.choose_library()
         metrics = Metrics()
+        tracer = self._open_telemetry(metrics)
         channel = self._settings.delivery.channel
         if channel == "none":
             log.warning("delivery_disabled")
         messages, forwarded = Counts(), Counts()
         deliverer = open_deliverer(
-            parts, self._settings, parts.clock, partial(messages.add, channel)
+            parts, self._settings, parts.clock, partial(messages.add, channel), tracer
         )
         forwarding = open_forwarding(
             parts, self._settings, lambda outcome, count: forwarded.add(outcome, count=count)
@@ -184,6 +195,7 @@ class Application:
             clock=parts.clock,
             metrics=metrics,
             interceptors=self._interceptors,
+            tracer=tracer,
         )
         running = Running(
             settings=self._settings,
@@ -223,6 +235,22 @@ class Application:
         self._stack.push_async_callback(self.server.stop)
         self._started.set()
         self._set_serving(serving=True)
+
+    def _open_telemetry(self, metrics: Metrics) -> Tracer | None:
+        settings = self._settings.telemetry
+        if settings.otlp_endpoint is None:
+            return None
+        from authsvc.telemetry.exporter import Telemetry  # noqa: PLC0415 - an extra, which few install
+
+        telemetry = Telemetry(settings, metrics)
+        telemetry.start()
+        self._stack.push_async_callback(self._close_telemetry, telemetry)
+        return telemetry.tracer
+
+    async def _close_telemetry(self, telemetry: "Telemetry") -> None:
+        least, most = _TELEMETRY_PATIENCE
+        left = self._drained_by - asyncio.get_running_loop().time()
+        await telemetry.close(max(least, min(left, most)))
 
     def _on_look(self, problem: str) -> None:
         # Until both ports listen, the service is not ready, whatever the database says.

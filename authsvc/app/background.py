@@ -35,6 +35,7 @@ def background_jobs(
     return (
         Job("revocation-reader", parts.revocation_reader.run),
         Job("revocation-watch", parts.use.revocation_watch.run),
+        Job("token-validity", parts.token_validity.run),
         Job("doorbell", parts.doorbell.run),
         Job("login-freezes", parts.use.login_freezes.run),
         Job("ip-blocks", parts.block_list.run),

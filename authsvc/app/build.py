@@ -40,6 +40,7 @@ from authsvc.core.retention.addresses import AddressTruncation
 from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.validity import TokenValidity
 from authsvc.core.secrets_at_rest.key_ages import KeyAges
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
@@ -68,6 +69,7 @@ from authsvc.rpc.session.service import SessionHandler
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import check_schema
+from authsvc.tracing import Tracer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ class Parts:
     definitions: Definitions
     revocation_reader: LogFollower[LoggedRevocation]
     revocation_delays: Histogram
+    token_validity: TokenValidity
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -136,7 +139,11 @@ async def open_parts(
 
 
 def open_deliverer(
-    parts: Parts, settings: Settings, clock: Clock, count: Callable[[str], object]
+    parts: Parts,
+    settings: Settings,
+    clock: Clock,
+    count: Callable[[str], object],
+    tracer: Tracer | None = None,
 ) -> Deliverer:
     """Return the deliverer, woken when messages are enqueued; `count` is called with each outcome.
 
@@ -150,6 +157,7 @@ def open_deliverer(
         settings=settings.delivery,
         clock=clock,
         count=count,
+        tracer=tracer,
     )
     parts.doorbell.answer(Channel.OUTBOX, deliverer.wake)
     return deliverer
@@ -197,6 +205,7 @@ class _Build(AccountBuild):
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
             revocation_delays=self.revocation_delays,
+            token_validity=self.token_validity,
             definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,

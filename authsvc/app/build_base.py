@@ -29,6 +29,7 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.revocations.known import KnownRevocations
+from authsvc.core.revocations.validity import TokenValidity
 from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.roles.role_definitions import RoleDefinitions
@@ -134,9 +135,17 @@ class BaseBuild:
         return RevocationWatch(
             database=self.database,
             clock=self.clock,
-            validity=self.settings.tokens.revocation_validity,
+            validity=lambda: self.token_validity.longest,
             encode=encoder(self.slices),
             ring=self._ring_reader,
+        )
+
+    @cached_property
+    def token_validity(self) -> TokenValidity:
+        return TokenValidity(
+            database=self.database,
+            clock=self.clock,
+            own=self.settings.tokens.revocation_validity,
         )
 
     def _ring_reader(self) -> None:

@@ -29,6 +29,7 @@ from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
 from authsvc.rpc.load import Load
 from authsvc.rpc.sockets import newest_server_id
 from authsvc.rpc.tls import ServerCertificate
+from authsvc.tracing import Tracer
 from authsvc.v1 import (
     account_service_pb2_grpc,
     admin_service_pb2_grpc,
@@ -84,7 +85,7 @@ class Server:
 
     port: int
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the settings are parts
         self,
         *,
         settings: Settings,
@@ -95,6 +96,7 @@ class Server:
         clock: Clock,
         metrics: Metrics,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        tracer: Tracer | None = None,
     ) -> None:
         # gRPC takes no empty host for all interfaces.
         address = settings.grpc.address
@@ -121,6 +123,7 @@ class Server:
             admit_address=admit_address,
             note_refusal=note_refusal,
             tls_1_3_only=settings.tls.min_version == "1.3",
+            tracer=tracer,
         )
         self._server = grpc.aio.server(
             interceptors=[*interceptors, Interceptor(deps)],

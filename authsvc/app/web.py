@@ -8,10 +8,12 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
 
 from authsvc.app.addresses import split_address
 from authsvc.app.web_connections import WebConnections, WebTls
@@ -64,7 +66,8 @@ class Web:
         app.router.add_get("/readyz", self._readyz)
         self._tls = WebTls(settings.http.tls) if settings.http.tls else None
         self._connections = WebConnections(settings.http, self._serve, self._tls)
-        self._rendered: asyncio.Future[bytes] | None = None
+        # In the text format, and as OpenMetrics.
+        self._rendered: dict[bool, asyncio.Future[bytes]] = {}
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -160,16 +163,19 @@ class Web:
         transport = request.transport
         if self._tls is not None and not (transport and transport.get_extra_info("peercert")):
             raise web.HTTPForbidden(text="A client certificate is required.\n")
-        if self._rendered is None:
-            self._rendered = asyncio.ensure_future(asyncio.to_thread(self._metrics.render))
+        # What Prometheus prefers by default; anybody else gets what has always been there.
+        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+        rendered = self._rendered.get(openmetrics)
+        if rendered is None:
+            render = partial(self._metrics.render, openmetrics=openmetrics)
+            rendered = asyncio.ensure_future(asyncio.to_thread(render))
+            self._rendered[openmetrics] = rendered
             loop = asyncio.get_running_loop()
-            loop.call_later(_METRICS_SECONDS, self._forget_metrics)
+            loop.call_later(_METRICS_SECONDS, self._rendered.pop, openmetrics)
         # One of several that wait may give up.
-        body = await asyncio.shield(self._rendered)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    def _forget_metrics(self) -> None:
-        self._rendered = None
+        body = await asyncio.shield(rendered)
+        kind = CONTENT_TYPE_OPENMETRICS if openmetrics else CONTENT_TYPE_LATEST
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

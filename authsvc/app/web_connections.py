@@ -64,12 +64,12 @@ class WebTls:
         context.set_ciphers(_CIPHERS)
         context.verify_mode = ssl.CERT_OPTIONAL
         context.load_verify_locations(cadata=material.authorities_pem.decode())
-        _load_key(context, material)
+        load_key(context, material)
         self.context, self._contents = context, contents
         self.expire_time = material.leaf.not_valid_after_utc
 
 
-def _load_key(context: ssl.SSLContext, material: TlsMaterial) -> None:
+def load_key(context: ssl.SSLContext, material: TlsMaterial) -> None:
     """Load a certificate and its key, which Python's ssl can read only from a file."""
     with _unnamed_file() as file:
         file.write(material.chain_pem + material.key_pem)

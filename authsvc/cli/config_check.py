@@ -2,16 +2,16 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, SecretStr
-from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from authsvc.app.addresses import IN_USE, why_unusable
 from authsvc.app.web_connections import WebTls
+from authsvc.cli.log_capture import captured_logs, why
 from authsvc.config import ConfigError, DatabaseSettings, Settings
 from authsvc.core.lib.clock import SystemClock
 from authsvc.core.lib.sealing import Keyring
@@ -32,8 +32,6 @@ from authsvc.rpc.tls import ServerCertificate
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.failures import describe
 from authsvc.store.postgres.migrator import SchemaError, check_schema
-
-_LOG_KEYS = frozenset({"event", "log_level"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +82,30 @@ def _why_unreadable(path: Path) -> int:
 
 async def check_deeply(settings: Settings) -> list[Finding]:
     """Use everything that the settings name, and return what came of it, in their order."""
-    findings = [
-        _address("grpc.address", settings.grpc.address),
-        _address("http.address", settings.http.address),
-        _certificate("tls", lambda: ServerCertificate(settings.tls).served.leaf),
-    ]
-    if (tls := settings.http.tls) is not None:
-        findings.append(_certificate("http.tls", lambda: WebTls(tls)))
+    findings = [*check_addresses(settings), *check_certificates(settings)]
     databases = await _databases(settings.database)
     findings += databases
     if not any(each.problem for each in databases):
         findings.append(await _keys(settings))
-    findings += await _delivery(settings)
-    findings += await _breached_passwords(settings)
-    return findings + await _providers(settings)
+    findings += await check_delivery(settings)
+    findings += await check_breached_passwords(settings)
+    return findings + await check_providers(settings)
+
+
+def check_addresses(settings: Settings) -> list[Finding]:
+    """Return whether this machine can listen on the addresses."""
+    return [
+        _address("grpc.address", settings.grpc.address),
+        _address("http.address", settings.http.address),
+    ]
+
+
+def check_certificates(settings: Settings) -> list[Finding]:
+    """Return whether the ports can be started with their certificates, keys and authorities."""
+    findings = [_certificate("tls", lambda: ServerCertificate(settings.tls).served.leaf)]
+    if (tls := settings.http.tls) is not None:
+        findings.append(_certificate("http.tls", lambda: WebTls(tls)))
+    return findings
 
 
 def _address(name: str, address: str) -> Finding:
@@ -136,14 +144,8 @@ async def _database(name: str, settings: DatabaseSettings, url: SecretStr) -> Fi
 
 async def _keys(settings: Settings) -> Finding:
     database = await Database.open(settings.database.model_copy(update={"pool_min": 1}))
-    usage = KeyUsage(
-        database=database,
-        keyring=Keyring(settings.secrets.keyring),
-        pepper_ids=[pepper.id for pepper in settings.secrets.peppers],
-        missing_keys=settings.encryption.missing_keys,
-    )
     try:
-        await usage.check()
+        await key_usage(settings, database).check()
     except ServerError as error:
         return Finding("secrets", str(error))
     except ServiceError as error:
@@ -153,7 +155,21 @@ async def _keys(settings: Settings) -> Finding:
     return Finding("secrets", detail="every key and pepper in use is there")
 
 
-async def _delivery(settings: Settings) -> list[Finding]:
+def key_usage(settings: Settings, database: Database) -> KeyUsage:
+    """Return what knows which keys and peppers of the settings are in use."""
+    return KeyUsage(
+        database=database,
+        keyring=Keyring(settings.secrets.keyring),
+        pepper_ids=[pepper.id for pepper in settings.secrets.peppers],
+        missing_keys=settings.encryption.missing_keys,
+    )
+
+
+async def check_delivery(settings: Settings) -> list[Finding]:
+    """Return whether the mail server or webhook would accept messages; none is sent.
+
+    Raises ConfigError if a file that `delivery` names can't be used.
+    """
     transport = build_transport(settings.delivery, proxy_rules(settings.outbound), SystemClock())
     if transport is None:
         return [Finding("delivery", detail="messages are not sent")]
@@ -168,7 +184,8 @@ async def _delivery(settings: Settings) -> list[Finding]:
     return [Finding(name, detail="accepts connections")]
 
 
-async def _breached_passwords(settings: Settings) -> list[Finding]:
+async def check_breached_passwords(settings: Settings) -> list[Finding]:
+    """Return whether the service of breached passwords answers, if there is one."""
     async with open_session() as http:
         key = "passwords.breached"
         try:
@@ -177,7 +194,7 @@ async def _breached_passwords(settings: Settings) -> list[Finding]:
             return [Finding(key, problem) for problem in error.problems]
         if ranges is None:
             return []
-        with capture_logs() as lines:
+        with captured_logs() as lines:
             try:
                 found = await ranges.fetch("00000")
             except (ProviderMisconfigured, ProviderUnavailable):
@@ -185,7 +202,8 @@ async def _breached_passwords(settings: Settings) -> list[Finding]:
         return [Finding(key, detail=f"knows {len(found)} passwords of the range 00000")]
 
 
-async def _providers(settings: Settings) -> list[Finding]:
+async def check_providers(settings: Settings) -> list[Finding]:
+    """Return whether each identity provider describes itself as it should."""
     async with open_session() as http:
         providers = open_providers(
             settings.oauth, http, proxy_rules(settings.outbound), SystemClock()
@@ -198,7 +216,7 @@ async def _providers(settings: Settings) -> list[Finding]:
                     Finding(key, detail="not asked, as GitHub describes itself nowhere")
                 )
                 continue
-            with capture_logs() as lines:
+            with captured_logs() as lines:
                 try:
                     async with providers.use(name) as found:
                         await found.authorization_url("state", "nonce", "challenge", "uri")
@@ -209,12 +227,6 @@ async def _providers(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _why_unavailable(lines: list[MutableMapping[str, Any]], what: str) -> str:
+def _why_unavailable(lines: list[EventDict], what: str) -> str:
     """Return the cause as the log has it, which is where it is told."""
-    told = [
-        " ".join(f"{key}={value}" for key, value in line.items() if key not in _LOG_KEYS)
-        for line in lines
-    ]
-    events = [str(line["event"]).replace("_", " ") for line in lines]
-    causes = "; ".join(f"{event} ({facts})" for event, facts in zip(events, told, strict=True))
-    return f"its {what} can't be used: {causes or 'no answer as it should be'}"
+    return f"its {what} can't be used: {why(lines) or 'no answer as it should be'}"

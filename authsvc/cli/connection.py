@@ -22,13 +22,19 @@ def target_of(state: Path) -> str:
 
 def credentials_of(ca: Path, cert: Path, key: Path) -> grpc.ChannelCredentials:
     """Return the credentials of a client, or end the command."""
+    try:
+        return read_credentials(ca, cert, key)
+    except ServerError as error:
+        fail(str(error))
+
+
+def read_credentials(ca: Path, cert: Path, key: Path) -> grpc.ChannelCredentials:
+    """Return the credentials of a client; raises ServerError if its files can't be used."""
     files = (cert, key, ca)
     try:
         material = check_client(files, [file.read_bytes() for file in files])
     except OSError as error:
-        fail(f"{error.filename}: {error.strerror}")
-    except ServerError as error:
-        fail(str(error))
+        raise ServerError(f"{error.filename}: {error.strerror}") from None
     return grpc.ssl_channel_credentials(
         material.authorities_pem, material.key_pem, material.chain_pem
     )
@@ -37,7 +43,7 @@ def credentials_of(ca: Path, cert: Path, key: Path) -> grpc.ChannelCredentials:
 async def open_channel(
     target: str, server_name: str, credentials: grpc.ChannelCredentials, deadline: float
 ) -> grpc.aio.Channel:
-    """Return a channel to the service at `target`, or end the command.
+    """Return a channel to the service at `target`; raises ServerError if it can't be verified.
 
     The service's certificate has to have `server_name` or, without one, the host of the target. If
     that is this machine, any name in the certificate will do.
@@ -67,13 +73,13 @@ async def _name_in_certificate(target: str, deadline: float) -> str:
     try:
         certificate = x509.load_der_x509_certificate(await presented_certificate(target, deadline))
     except OSError as error:
-        fail(f"{target} does not answer: {error}")
+        raise ServerError(f"{target} does not answer: {error}") from None
     try:
         names = _names(certificate)
     except ValueError:
-        fail(f"the certificate of {target} has invalid extensions")
+        raise ServerError(f"the certificate of {target} has invalid extensions") from None
     if not names:
-        fail(f"the certificate of {target} names no host")
+        raise ServerError(f"the certificate of {target} names no host")
     return names[0].replace("*", "health", 1)
 
 

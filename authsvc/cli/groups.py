@@ -1,7 +1,7 @@
 """Owns what all commands have in common: how help shows flags, and that -h asks for it."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from inspect import getdoc
 from typing import Any, ClassVar, TypeVar, cast
@@ -56,7 +56,7 @@ class ImportingGroup(_Group):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         # Commands are only looked up and listed here, never added.
-        self.commands = cast("MutableMapping[str, Any]", _ImportedCommands(self.modules))
+        self.commands = cast("dict[str, Any]", _ImportedCommands(self.modules))
 
 
 class _ImportedCommands(Mapping[str, Any]):

@@ -1,7 +1,12 @@
 """Owns `authsvc health`: checks the health of a service over mutual TLS."""
 
+import ssl
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import grpc
 import typer
@@ -9,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authsvc.cli.connection import credentials_of, open_channel, target_of
 from authsvc.cli.output import DEVELOPMENT, fail, run
+from authsvc.errors import ServerError
 
 _LONGEST_TIMEOUT = 3_600
 
@@ -50,6 +56,14 @@ def health(
             show_default=False,
         ),
     ] = "",
+    http: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of the HTTP port, such as http://localhost:8081: asks /readyz there,"
+            " which needs no client certificate.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 5.0,
 ) -> None:
     """Check the health of a service; exit code 0 if it is serving, 1 if not.
@@ -58,6 +72,10 @@ def health(
     """
     if not 0 < timeout <= _LONGEST_TIMEOUT:
         fail(f"--timeout is more than 0 and at most {_LONGEST_TIMEOUT} seconds")
+    if http is not None:
+        _check_ready(http, ca, timeout)
+        print("SERVING")
+        return
     target = target or target_of(folder)
     certs = folder / "certs"
     client = certs / "clients" / "app"
@@ -72,14 +90,41 @@ def health(
     print(status)
 
 
+def _check_ready(address: str, ca: Path | None, timeout: float) -> None:
+    """End the command unless /readyz at `address` answers 200 within `timeout` seconds."""
+    parts = urlsplit(address)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
+        fail(f"--http: expected an address such as http://localhost:8081, got {address!r}")
+    try:
+        # Not urllib's own: a proxy for outbound requests is not for calls within.
+        if parts.scheme == "https":
+            trust = ssl.create_default_context(cafile=ca)
+            port: HTTPConnection = HTTPSConnection(parts.netloc, timeout=timeout, context=trust)
+        else:
+            port = HTTPConnection(parts.netloc, timeout=timeout)
+        with closing(port):
+            port.request("GET", "/readyz")
+            answer = port.getresponse()
+            why = answer.read(1_000).decode(errors="replace").strip()
+    except (OSError, HTTPException, ValueError) as error:
+        fail(f"{address} does not answer: {str(error) or type(error).__name__}")
+    if answer.status != HTTPStatus.OK:
+        fail(f"{address} is not ready: {why}")
+
+
 async def health_status(
     target: str, server_name: str, credentials: grpc.ChannelCredentials, deadline: float
 ) -> str:
-    """Return the status of the service at `target`, such as SERVING, or end the command."""
+    """Return the status of the service at `target`, such as SERVING.
+
+    Raises ServerError if it does not answer; the message says why.
+    """
     async with await open_channel(target, server_name, credentials, deadline) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline)
         except grpc.aio.AioRpcError as error:
-            fail(f"{target} does not answer: {error.code().name}: {error.details()}")
+            raise ServerError(
+                f"{target} does not answer: {error.code().name}: {error.details()}"
+            ) from None
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

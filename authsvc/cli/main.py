@@ -17,6 +17,7 @@ class _Root(ImportingGroup):
         "serve": "authsvc.cli.serve",
         "migrate": "authsvc.cli.migrate",
         "health": "authsvc.cli.health",
+        "doctor": "authsvc.cli.doctor.command",
         "call": "authsvc.cli.call",
         "demo": "authsvc.cli.demo",
         "config": "authsvc.cli.config",

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, run, settings_of
+from authsvc.cli.output import (
+    ConfigOption,
+    JsonOption,
+    SecretsOption,
+    duration_of,
+    emit,
+    run,
+    settings_of,
+)
 from authsvc.store.postgres import migrator
 from authsvc.store.postgres.migrator import MigrationStatus
 
@@ -18,16 +26,26 @@ def migrate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list applied and pending migrations.")
     ] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            help="How long to wait for a database that can't be reached yet, such as 4m.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Migrate the database to this version's schema.
 
     Safe to repeat, to run several times at once, and while the previous version is serving.
     """
+    patience = duration_of(wait, "--wait")
     database = settings_of(config, secrets).database
     url = (database.listener_url or database.url).get_secret_value()
     # Half as long as calls, so that none of them fails for it.
     seconds = database.lock_timeout.total_seconds() / 2
+    if patience is not None:
+        run(partial(migrator.wait_for_database, url, patience, say=_say))
     work = partial(migrator.migrate, url, lock_seconds=seconds, say=_say)
     applied = [] if dry_run else run(work)
     rows = [

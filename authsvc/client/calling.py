@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
+from urllib.parse import unquote
 
 from authsvc import __version__
 from authsvc.client import context
@@ -89,9 +90,30 @@ class Renewal:
 
 
 def address_of(target: str) -> str:
-    """Return the target as gRPC resolves it: a bare name to all of its addresses."""
-    has_scheme = target.startswith(("dns:", "ipv4:", "ipv6:", "unix:", "xds:"))
+    """Return the target as gRPC resolves it: a bare name to all of its addresses.
+
+    Raises:
+        ValueError: It has no port, for which gRPC would take 443, or is no such address.
+    """
+    scheme, _, rest = target.partition(":")
+    if scheme in {"unix", "xds"}:
+        return target
+    has_scheme = scheme in {"dns", "ipv4", "ipv6"}
+    if not has_scheme:
+        rest = target
+    elif scheme == "dns":
+        rest = rest.rpartition("/")[2]  # an address of the resolver may stand before it
+    if not all(map(_has_port, rest.split(",") if scheme.startswith("ip") else [rest])):
+        raise ValueError(f"not an address with a port, such as authsvc.example:8443: {target!r}")
     return target if has_scheme else f"dns:///{target}"
+
+
+def _has_port(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 1 << 16
+    # An IPv6 address needs brackets, or its last group is taken for a port.
+    is_host = ":" not in host or unquote(host).startswith("[")
+    return bool(host) and is_host and is_port
 
 
 def channel_options(server_name: str) -> list[tuple[str, Any]]:

@@ -53,6 +53,7 @@ class AsyncClient:
 
     Raises:
         CertificateError: The files can't be used.
+        ValueError: The target has no port.
     """
 
     def __init__(  # noqa: PLR0913 - options, by their names
@@ -117,6 +118,7 @@ class Client:
 
     Raises:
         CertificateError: The files can't be used.
+        ValueError: The target has no port.
     """
 
     def __init__(  # noqa: PLR0913 - options, by their names

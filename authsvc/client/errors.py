@@ -10,6 +10,7 @@ __all__ = [
     "AuthsvcError",
     "BearerInvalid",
     "CallerNotAllowed",
+    "CertificateRefused",
     "ClientClosed",
     "CodeInvalid",
     "CredentialsInvalid",
@@ -110,6 +111,10 @@ class ServiceUnavailable(AuthsvcError):
     """No replica of authsvc could be reached, or the connection broke."""
 
     code = grpc.StatusCode.UNAVAILABLE
+
+
+class CertificateRefused(ServiceUnavailable):
+    """This client does not accept the certificate of authsvc, or found no TLS at its address."""
 
 
 class ServiceTimeout(AuthsvcError):

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from authsvc.client.connection import AsyncClient, Client
-from authsvc.client.errors import AuthsvcError
+from authsvc.client.errors import AuthsvcError, CertificateRefused
 from authsvc.client.following import Following
 from authsvc.client.freshness import elapsed
 from authsvc.client.jitter import JITTER
@@ -90,7 +90,9 @@ class _Feed:
 
     def _end(self, error: Exception | None) -> float:
         """End a stream; return how many seconds to wait before the next."""
-        if isinstance(error, AuthsvcError) and error.code in _PERMANENT:
+        if isinstance(error, CertificateRefused) or (
+            isinstance(error, AuthsvcError) and error.code in _PERMANENT
+        ):
             self.failure = error
         return self.following.end(error, elapsed())
 

@@ -1,5 +1,6 @@
 """Owns the reading of errors: what gRPC raises becomes an AuthsvcError (AIP-193)."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from google.rpc.status_pb2 import Status
 
 from authsvc.client.errors import (
     AuthsvcError,
+    CertificateRefused,
     IpBlocked,
     Overloaded,
     ProviderUnavailable,
@@ -25,6 +27,17 @@ _WITHOUT_REASON: dict[grpc.StatusCode, type[AuthsvcError]] = {
     grpc.StatusCode.CANCELLED: ServiceUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServiceTimeout,
 }
+# What gRPC says when no connection can be made, and what that means.
+_OTHER_NAME = "The certificate of authsvc is not for the name of the target, or `server_name`"
+_NOT_ACCEPTED = {
+    "CERTIFICATE_VERIFY_FAILED": "The certificate of authsvc is not valid by what is in `ca`",
+    "Hostname Verification": _OTHER_NAME,
+    "is not in peer certificate": _OTHER_NAME,  # of older versions
+    "WRONG_VERSION_NUMBER": "What answers at the address of authsvc does not speak TLS",
+}
+# It may also be stopping: nothing tells.
+_CLOSED_EARLY = re.compile(r"last error: .*(Socket closed|Connection reset)")
+_PERHAPS = "It is not there, or refuses the certificate of this client"
 
 
 def to_error(failure: Any, *, repeatable: bool) -> AuthsvcError:
@@ -72,6 +85,12 @@ def _new_error(code: grpc.StatusCode, info: ErrorInfo, message: str) -> AuthsvcE
         error.reason = info.reason
         error.metadata = dict(info.metadata)
         return error
+    if code is grpc.StatusCode.UNAVAILABLE:
+        for said, meaning in _NOT_ACCEPTED.items():
+            if said in message:
+                return CertificateRefused(f"{meaning} ({message}).")
+        if _CLOSED_EARLY.search(message):
+            message = f"{_PERHAPS} ({message})."
     return _WITHOUT_REASON.get(code, AuthsvcError)(message)
 
 

@@ -244,7 +244,8 @@ class AsyncVerifier(_Verifier):
         NotDecidable meanwhile.
 
         Raises:
-            AuthsvcError: The service does not let this client follow, or is too old.
+            AuthsvcError: The service does not let this client follow, is too old, or has a
+                certificate that is not accepted.
         """
         if self._feed is None:
             self._feed = feed = _async_feeds.acquire(self._client)
@@ -364,7 +365,8 @@ class Verifier(_Verifier):
         NotDecidable meanwhile.
 
         Raises:
-            AuthsvcError: The service does not let this client follow, or is too old.
+            AuthsvcError: The service does not let this client follow, is too old, or has a
+                certificate that is not accepted.
         """
         if self._feed is None:
             self._feed = feed = _feeds.acquire(self._client)

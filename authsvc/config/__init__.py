@@ -30,6 +30,7 @@ from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.settings import Settings
+from authsvc.config.telemetry import TelemetrySettings
 from authsvc.config.tokens import TokenSettings
 from authsvc.config.turn import TurnSettings
 from authsvc.config.types import KeySettings, Section
@@ -74,6 +75,7 @@ __all__ = [
     "Settings",
     "SmtpSettings",
     "SyslogSettings",
+    "TelemetrySettings",
     "TlsSettings",
     "TokenSettings",
     "TurnSettings",

@@ -8,6 +8,9 @@ from pydantic import Field, SecretStr, field_validator
 from authsvc.config.database_address import DatabaseAddress
 from authsvc.config.types import Between, Duration, Section
 
+# The readers of revocations, blocks and audit events, and the listener.
+_OUTSIDE_POOL = 4
+
 
 class DatabaseSettings(Section):
     """PostgreSQL: its URL, the pool, and the timeouts of both."""
@@ -61,6 +64,11 @@ class DatabaseSettings(Section):
         if url is not None:
             DatabaseAddress.parse(url.get_secret_value())
         return url
+
+    @property
+    def connections(self) -> int:
+        """How many connections a replica opens at most, with those that are not the pool's."""
+        return self.pool_max + _OUTSIDE_POOL
 
     @property
     def notes(self) -> list[str]:

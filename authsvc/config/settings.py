@@ -25,6 +25,7 @@ from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
+from authsvc.config.telemetry import TelemetrySettings
 from authsvc.config.tokens import TokenSettings
 from authsvc.config.turn import TurnSettings
 from authsvc.config.types import PermissionName, RoleName, Section
@@ -67,6 +68,7 @@ class Settings(Section):
     detections: DetectionsSettings = DetectionsSettings()
     audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,
         description="The permissions of each user role, which are put into access tokens.",

@@ -51,6 +51,8 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "providers.NAME.address": "https://accounts.example.com",
         "outbound.no_proxy": [".internal", "10.0.0.0/8"],
         "api_keys.policy": "api",
+        "telemetry.otlp_endpoint": "https://collector.example.com:4317",
+        "resource_attributes": {"deployment.environment.name": "production"},
         "unverified_accounts": "60d",
         "cookie.domain": "example.com",
         # The default name excludes a domain.

@@ -238,6 +238,14 @@ Issuer = Annotated[
         "an https:// or http:// URL, in ASCII, without blanks, user, query or fragment",
     ),
 ]
+# A server of the operator's, without a path.
+ServerUrl = Annotated[
+    str,
+    Form(
+        rf"https?://{_AUTHORITY}/?",
+        "an https:// or http:// URL of a host and its port, without a path",
+    ),
+]
 # Like Address, optionally with a query; or with an app's private scheme (RFC 8252, section 7.1).
 RedirectUri = Annotated[
     str,

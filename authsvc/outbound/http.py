@@ -16,6 +16,8 @@ import structlog
 from authsvc.errors import ProviderMisconfigured, ProviderUnavailable, ServiceError
 from authsvc.outbound.answers import Answer
 from authsvc.outbound.proxy import DIRECT, ProxyRules
+from authsvc.outbound.traced import note_status, request_span
+from authsvc.tracing import trace_headers
 
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "authsvc"}
 _CHUNK = 65_536
@@ -91,17 +93,19 @@ class JsonClient:
         self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None
     ) -> tuple[int, bytes]:
         try:
-            async with self._session.request(
-                method,
-                url,
-                data=form,
-                headers={**_HEADERS, **headers},
-                allow_redirects=False,
-                timeout=self._timeout,
-                ssl=self._tls,
-                proxy=self._proxies.of(url),
-            ) as response:
-                return response.status, await self._read(response)
+            with request_span(method, url) as span:
+                async with self._session.request(
+                    method,
+                    url,
+                    data=form,
+                    headers={**_HEADERS, **headers, **trace_headers()},
+                    allow_redirects=False,
+                    timeout=self._timeout,
+                    ssl=self._tls,
+                    proxy=self._proxies.of(url),
+                ) as response:
+                    note_status(span, response.status)
+                    return response.status, await self._read(response)
         # ValueError: too long, or an invalid URL.
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failure(url, error) from None

@@ -31,9 +31,11 @@ from aiosmtplib import (
 from aiosmtplib.typing import Default
 
 from authsvc.config import SmtpSettings
+from authsvc.conventions import MAIL, SERVER_ADDRESS, SERVER_PORT
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.outbox import Message
 from authsvc.core.messages.templates import RenderedMessage
+from authsvc.tracing import SpanKind, span
 
 _QUIT_SECONDS = 1.0
 # Rejections for lack of a login, which say nothing about the message (RFC 4954 section 6).
@@ -114,6 +116,11 @@ class SmtpChannel:
                 not retried; that of the login, the sender or the name in EHLO is, as it may be
                 accepted once the settings are corrected.
         """
+        host, port = self._settings.host, self._settings.port
+        with span(MAIL, SpanKind.CLIENT, {SERVER_ADDRESS: host, SERVER_PORT: port}):
+            await self._send(rendered)
+
+    async def _send(self, rendered: RenderedMessage) -> None:
         client = self._client()
         try:
             async with asyncio.timeout(self.limit.total_seconds()):

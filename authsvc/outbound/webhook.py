@@ -17,6 +17,8 @@ from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.templates import RenderedMessage
 from authsvc.models.clock import Clock
 from authsvc.outbound.proxy import ProxyRules
+from authsvc.outbound.traced import note_status, request_span
+from authsvc.tracing import trace_headers
 
 # The only 4xx statuses that are temporary (RFC 9110 section 15.5.9, RFC 6585 section 4).
 _TEMPORARY = frozenset({408, 429})
@@ -67,20 +69,22 @@ class WebhookChannel:
     ) -> tuple[int, str]:
         """Return the status of the response, and when to retry."""
         try:
-            async with (
-                asyncio.timeout(self.limit.total_seconds()),
-                self._open_session().request(
-                    method,
-                    self._url,
-                    data=body or None,
-                    headers=headers,
-                    allow_redirects=False,
-                    proxy=self._proxy,
-                ) as response,
-            ):
-                # Closes the connection; the rest of the response is not needed.
-                response.close()
-                return response.status, response.headers.get("retry-after", "")
+            with request_span(method, self._url) as span:
+                async with (
+                    asyncio.timeout(self.limit.total_seconds()),
+                    self._open_session().request(
+                        method,
+                        self._url,
+                        data=body or None,
+                        headers={**headers, **trace_headers()},
+                        allow_redirects=False,
+                        proxy=self._proxy,
+                    ) as response,
+                ):
+                    # Closes the connection; the rest of the response is not needed.
+                    response.close()
+                    note_status(span, response.status)
+                    return response.status, response.headers.get("retry-after", "")
         except TimeoutError as error:
             raise NotDelivered(error="timeout") from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:

@@ -13,6 +13,7 @@ from authsvc.errors import bearer_invalid
 from authsvc.log import REQUEST_ID
 from authsvc.models.calls import Call, Caller
 from authsvc.models.tokens import Claims
+from authsvc.tracing import Span
 
 if TYPE_CHECKING:
     import grpc
@@ -23,6 +24,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 # Of 32 bytes and more each, an honest caller's metadata has no more than this; a hostile peer may
 # have sent thousands.
 _MAX_ENTRIES = 1_000
+_TRACE_HEADERS = frozenset({"traceparent", "tracestate"})
 _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 
 
@@ -30,7 +32,8 @@ class CallContext:
     """What is known about a call: at first its metadata, then what the interceptor adds.
 
     `key` says whose bounds the call counts against, and `endless`, `expiry`, `places`, `pool`,
-    `servicer` and `write_expiry` belong to `InFlight`.
+    `servicer` and `write_expiry` belong to `InFlight`. `span` is None unless the call is traced;
+    `trace_headers` are believed only of callers with a role.
     """
 
     __slots__ = (
@@ -44,7 +47,9 @@ class CallContext:
         "pool",
         "request_id",
         "servicer",
+        "span",
         "started",
+        "trace_headers",
         "write_expiry",
     )
     places: "Places | None"
@@ -61,11 +66,15 @@ class CallContext:
         self.expiry = 0.0
         self.endless = False
         self.write_expiry = inf
+        self.span: Span | None = None
+        self.trace_headers: list[tuple[str, str | bytes]] = []
         for key, value in islice(metadata, _MAX_ENTRIES):
             if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
                 self.request_id = value
             elif key == "authorization":
                 self.authorizations.append(str(value))
+            elif key in _TRACE_HEADERS:
+                self.trace_headers.append((key, value))
         if not self.request_id:
             self.request_id = _new_request_id()
 

@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from authsvc.config import GrpcSettings
+from authsvc.conventions import ERROR_TYPE, RPC_METHOD, RPC_STATUS, RPC_SYSTEM
 from authsvc.errors import (
     FieldInvalid,
     Overloaded,
@@ -35,6 +36,7 @@ from authsvc.rpc.connections import Connections
 from authsvc.rpc.convert import client_ip
 from authsvc.rpc.load import WRITE_SECONDS, Load
 from authsvc.rpc.status import CODES, to_status
+from authsvc.tracing import Span, SpanKind, Tracer
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
 _LIST_TAG = b"\n"
 _MAX_LISTED = 50_000
 _OK = grpc.StatusCode.OK.name
+# What the conventions of RPC count as the server's own failures.
+_SERVER_FAILURES = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class InterceptorDeps:
     admit_address: Callable[[str], Awaitable[None]]
     note_refusal: Callable[[str], Awaitable[None]]
     tls_1_3_only: bool
+    tracer: Tracer | None
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -101,6 +108,7 @@ class _RpcPipeline:
 
     def __init__(self, deps: InterceptorDeps, method: str, handler: "Handler") -> None:
         self._deps = deps
+        self._name = method.removeprefix("/")
         self._inner = handler
         # The type stubs describe only synchronous handlers.
         self._handle: Callable[[Any, Context], Any] = cast(
@@ -198,6 +206,12 @@ class _RpcPipeline:
             raise rejected("there is no certificate")
         certificate = deps.callers.identify(certificates[0])
         call.caller, call.key, call.servicer = certificate.caller, certificate.key, context
+        if deps.tracer is not None:
+            # Strangers don't decide what is traced.
+            headers = call.trace_headers if certificate.caller.roles else ()
+            call.span = deps.tracer.begin(
+                self._name, SpanKind.SERVER, began=call.started, headers=headers
+            )
         deps.load.pool(certificate.caller, access).enter(call, self._timeout)
         if not access.any_certificate and access.roles.isdisjoint(certificate.caller.roles):
             raise rejected(certificate.flaw or "its roles don't include this RPC")
@@ -220,6 +234,8 @@ class _RpcPipeline:
         self._deps.load.leave(call)
         seconds = perf_counter() - call.started
         self._meter.record(_OK, "", seconds)
+        if call.span is not None:
+            self._end_span(call.span, _OK, "", seconds)
         if self._log.logs_success:
             self._log.succeeded(call, seconds)
 
@@ -231,6 +247,8 @@ class _RpcPipeline:
             code = _code_of_ended(error, context)
             self._meter.record(code.name, "", seconds)
             self._log.ended(call, code.name, seconds)
+            if call.span is not None:
+                self._end_span(call.span, code.name, code.name, seconds)
             raise error
         if self._access.bearer and getattr(error, "reason", None) is Reason.USER_NOT_FOUND:
             # The token's user was deleted or disabled after the token was validated.
@@ -241,12 +259,23 @@ class _RpcPipeline:
         if isinstance(reported, Overloaded):
             self._deps.overloaded.add(reported.what.value)
         self._log.failed(call, error, reported, seconds)
+        if call.span is not None:
+            self._end_span(call.span, code.name, reported.reason.value, seconds)
         status = to_status(reported, call.request_id)
         trailers = (
             ("x-request-id", call.request_id),
             ("grpc-status-details-bin", status.SerializeToString()),
         )
         await context.abort(code, reported.message, trailers)
+
+    def _end_span(self, span: Span, code: str, error: str, seconds: float) -> None:
+        span.attributes |= {RPC_SYSTEM: "grpc", RPC_METHOD: self._name, RPC_STATUS: code}
+        if code in _SERVER_FAILURES:
+            span.fail(error)
+        elif error:
+            span.attributes[ERROR_TYPE] = error
+        self._meter.exemplify(seconds, {"trace_id": span.trace_id, "span_id": span.id})
+        span.finish_trace()
 
 
 def _code_of_ended(error: BaseException, context: "Context") -> grpc.StatusCode:

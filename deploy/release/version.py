@@ -12,6 +12,7 @@ _ANY = r"\d+\.\d+\.\d+"
 # Where the current version is; the match of the middle group is replaced.
 _PLACES = {
     "authsvc/__init__.py": rf'(?m)(^__version__ = ")({_ANY})(")',
+    "deploy/chart/Chart.yaml": rf'(?m)(^(?:version|appVersion): ")({_ANY})(")',
     "deploy/kubernetes/base/kustomization.yaml": rf'(\bnewTag: ")({_ANY})(")',
 }
 _PAGES = ("README.md", "docs/**/*.md")

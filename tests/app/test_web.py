@@ -160,17 +160,28 @@ async def test_calls_are_counted(get: Browser, service: Service) -> None:
         assert private not in answer.text
 
 
+async def test_metrics_are_openmetrics_for_those_who_accept_it(get: Browser) -> None:
+    # What Prometheus 3 sends by default, shortened.
+    accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3"
+    answer = await get("/metrics", headers={"Accept": accept})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+    plain = await get("/metrics")
+    assert plain.headers["Content-Type"].startswith("text/plain")
+    assert "# EOF" not in plain.text
+
+
 async def test_metrics_are_rendered_once_for_all_and_beside_the_loop(
     get: Browser, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = service.app.web._metrics
     render, released, times = metrics.render, threading.Event(), 0
 
-    def slow() -> bytes:
+    def slow(*, openmetrics: bool) -> bytes:
         nonlocal times
         times += 1
         assert released.wait(PATIENCE)
-        return render()
+        return render(openmetrics=openmetrics)
 
     monkeypatch.setattr(metrics, "render", slow)
     scrapes = [asyncio.create_task(get("/metrics")) for _ in range(12)]

@@ -142,6 +142,14 @@ def test_migrate_sets_up_empty_database(
     assert {row["state"] for row in again} == {"applied before"}
 
 
+def test_migrate_waits_no_longer_than_it_was_told(command: Command, workspace: Workspace) -> None:
+    workspace.set_database("postgresql://authsvc@localhost:1/authsvc")
+    result = command("migrate", "--wait", "1ms")
+    assert result.exit_code == 1
+    assert "the connection was refused" in result.output
+    assert command("migrate", "--wait", "soon").exit_code == 1
+
+
 def test_commands_reject_empty_database_with_hint(
     command: Command, workspace: Workspace, blank_dsn: str
 ) -> None:

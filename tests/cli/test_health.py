@@ -1,11 +1,13 @@
 """`authsvc health`: under which name it verifies the service, and what it says if it can't."""
 
+import asyncio
 from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
 import pytest
-import typer
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from authsvc.cli.health import health_status
 from authsvc.cli.main import app
 from authsvc.config import Settings
+from authsvc.errors import ServerError
 from tests.support.certificates import Authority, Certificate, channel_credentials
 from tests.support.connect_proxy import proxying
 from tests.support.probe import ProbeServer, StartProbe, identity_of, with_changes
@@ -87,50 +90,44 @@ async def test_server_name_is_what_the_certificate_must_contain(
     start_probe: StartProbe,
     settings: Settings,
     authority: Authority,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = authority.issue(x509.DNSName("authsvc.example.com"))
     probe = await serve(server, start_probe, settings)
     target, credentials = f"127.0.0.1:{probe.server.port}", credentials_of(authority)
     assert await health_status(target, "authsvc.example.com", credentials, DEADLINE) == "SERVING"
-    with pytest.raises(typer.Exit):
+    with pytest.raises(ServerError, match="does not answer: UNAVAILABLE"):
         await health_status(target, "other.example.com", credentials, DEADLINE)
-    assert "does not answer: UNAVAILABLE" in capsys.readouterr().err
 
 
 async def test_certificate_of_another_authority_is_refused(
     start_probe: StartProbe,
     settings: Settings,
     authority: Authority,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The name comes from the certificate, but whether it is genuine does not."""
     server = Authority().issue(x509.DNSName("authsvc.example.com"))
     probe = await serve(server, start_probe, settings)
-    with pytest.raises(typer.Exit):
+    with pytest.raises(ServerError, match="CERTIFICATE_VERIFY_FAILED"):
         await health_status(
             f"127.0.0.1:{probe.server.port}", "", credentials_of(authority), DEADLINE
         )
-    assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().err
 
 
 async def test_certificate_without_hosts_is_explained(
     start_probe: StartProbe,
     settings: Settings,
     authority: Authority,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = authority.issue(x509.UniformResourceIdentifier("spiffe://example.com/authsvc"))
     probe = await serve(server, start_probe, settings)
-    with pytest.raises(typer.Exit):
+    with pytest.raises(ServerError, match="names no host"):
         await health_status(
             f"127.0.0.1:{probe.server.port}", "", credentials_of(authority), DEADLINE
         )
-    assert "names no host" in capsys.readouterr().err
 
 
 async def test_certificate_with_invalid_extensions_is_explained(
-    monkeypatch: pytest.MonkeyPatch, authority: Authority, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
 ) -> None:
     """OpenSSL serves none, other libraries do."""
     subject_alternative_name = x509.UnrecognizedExtension(
@@ -143,9 +140,8 @@ async def test_certificate_with_invalid_extensions_is_explained(
         return der
 
     monkeypatch.setattr("authsvc.cli.connection.presented_certificate", presented)
-    with pytest.raises(typer.Exit):
+    with pytest.raises(ServerError, match="invalid extensions"):
         await health_status("127.0.0.1:1", "", credentials_of(authority), DEADLINE)
-    assert "invalid extensions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf"])
@@ -153,3 +149,34 @@ def test_impossible_timeout_is_refused_in_one_line(timeout: str) -> None:
     result = CliRunner().invoke(app, ["health", "--timeout", timeout])
     assert result.exit_code == 1
     assert result.stderr == "error: --timeout is more than 0 and at most 3600 seconds\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(200, "SERVING"), (503, "is not ready: the database is away")]
+)
+async def test_http_port_is_asked_without_a_certificate(status: int, expected: str) -> None:
+    async def readyz(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text="the database is away\n")
+
+    site = web.Application()
+    site.router.add_get("/readyz", readyz)
+    async with TestServer(site) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["health", "--http", address])
+    assert expected in result.output
+    assert result.exit_code == (0 if status == 200 else 1)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8081", "ftp://localhost", "http:///x", "http://a/b"]
+)
+def test_http_address_is_checked(address: str) -> None:
+    result = CliRunner().invoke(app, ["health", "--http", address])
+    assert result.exit_code == 1
+    assert "--http: expected an address" in result.output
+
+
+def test_http_port_that_does_not_answer_is_explained() -> None:
+    result = CliRunner().invoke(app, ["health", "--http", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "http://127.0.0.1:1 does not answer: " in result.output

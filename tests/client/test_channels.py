@@ -73,6 +73,39 @@ async def test_changed_certificate_is_used_by_the_next_call(
     assert (await twin.call(READ, REQUEST)).active
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("ca", "not valid by what is in `ca`"),
+        ("name", "not for the name of the target"),
+        ("port", "does not speak TLS"),
+    ],
+)
+async def test_service_that_is_not_trusted_is_told_from_one_that_is_away(
+    open_twin: OpenTwin, service: Service, tmp_path: Path, wrong: str, said: str
+) -> None:
+    options: dict[str, Any] = {"retries": 0, "timeout": 60}
+    port = service.app.http_port if wrong == "port" else service.app.grpc_port
+    open_twin(port)
+    if wrong == "name":
+        options["server_name"] = "authsvc.elsewhere.example"
+    elif wrong == "ca":
+        (tmp_path / "tls_of_app" / "ca.crt").write_bytes(Authority().certificate)
+    twin = open_twin(port, **options)
+    with pytest.raises(errors.CertificateRefused, match=said):
+        await twin.call(READ, REQUEST)
+
+
+async def test_service_that_refuses_the_certificate_of_the_client_seems_away(
+    open_twin: OpenTwin, service: Service, tmp_path: Path
+) -> None:
+    open_twin(service.app.grpc_port)
+    TlsFiles(tmp_path / "tls_of_app", Authority()).write_for("app")
+    twin = open_twin(service.app.grpc_port, retries=0, timeout=60)
+    with pytest.raises(ServiceUnavailable, match="or refuses the certificate of this client"):
+        await twin.call(READ, REQUEST)
+
+
 async def test_files_are_not_read_for_each_call(twin: Twin, app_files: TlsFiles) -> None:
     assert (await twin.call(READ, REQUEST)).active
     app_files.write_for(STRANGER)

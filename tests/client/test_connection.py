@@ -119,3 +119,53 @@ async def test_client_may_be_made_before_its_event_loop_runs(
         return asyncio.run(main())
 
     assert "keys" in await asyncio.to_thread(module)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "authsvc.example:8443",
+        "192.0.2.1:8443",
+        "[2001:db8::1]:8443",
+        "dns:///authsvc.example:8443",
+        "dns://192.0.2.53/authsvc.example:8443",
+        "dns:authsvc.example:8443",
+        "ipv4:192.0.2.1:8443,192.0.2.2:8443",
+        "ipv6:[2001:db8::1]:8443",
+        "ipv6:%5B2001:db8::1%5D:8443",
+        "unix:/run/authsvc.sock",
+        "xds:///authsvc",
+    ],
+)
+def test_target_is_any_address_of_grpc(target: str, authority: Authority, tmp_path: Path) -> None:
+    parameters = tls_files(tmp_path / "tls", authority).parameters
+    for kind in (AsyncClient, Client):
+        assert kind(target, **parameters).target == target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "",
+        "authsvc.example",
+        "authsvc.example:",
+        ":8443",
+        "authsvc.example:https",
+        "authsvc.example:0",
+        "authsvc.example:65536",
+        f"authsvc.example:{'9' * 5000}",
+        "https://authsvc.example:8443",
+        "2001:db8::1",
+        "dns:///authsvc.example",
+        "ipv4:192.0.2.1",
+        "ipv4:192.0.2.1:8443,192.0.2.2",
+        "ipv6:[2001:db8::1]",
+    ],
+)
+def test_target_without_a_port_is_refused(
+    target: str, authority: Authority, tmp_path: Path
+) -> None:
+    parameters = tls_files(tmp_path / "tls", authority).parameters
+    for kind in (AsyncClient, Client):
+        with pytest.raises(ValueError, match="not an address with a port"):
+            kind(target, **parameters)

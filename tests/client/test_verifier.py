@@ -34,7 +34,7 @@ from authsvc.client import (
     TokenRejected,
     Verifier,
 )
-from authsvc.client.errors import CallerNotAllowed
+from authsvc.client.errors import CallerNotAllowed, CertificateRefused
 from authsvc.client.verification import KeyUnknown
 from authsvc.core.revocations import cursors
 from authsvc.store.log_reading import Position
@@ -550,6 +550,14 @@ async def test_client_that_may_not_watch_is_told_so_at_the_start(
 ) -> None:
     with pytest.raises(CallerNotAllowed):
         await start_verifier(service.app.grpc_port, "observer")
+
+
+async def test_certificate_that_is_not_accepted_is_no_outage_at_the_start(
+    service: Service, start_verifier: StartVerifier, open_twin: OpenTwin
+) -> None:
+    client = open_twin(service.app.grpc_port, server_name="authsvc.elsewhere.example").client
+    with pytest.raises(CertificateRefused):
+        await start_verifier(service.app.grpc_port, client=client)
 
 
 async def test_failing_hook_stops_nothing(service: Service, start_verifier: StartVerifier) -> None:

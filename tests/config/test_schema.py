@@ -23,6 +23,8 @@ _WHOLE: dict[str, Any] = {
     "database": {"url": "postgresql://db"},
     "secrets": {"keyring": [_KEY], "peppers": [_KEY]},
     "rate_limits": {"policies": {"x": {"requests": 1, "window": "1s"}}},
+    # Then http is taken of every host.
+    "telemetry": {"plaintext": True},
     "delivery": {
         "smtp": {"host": "mail", "sender": "a@b.test"},
         "webhook": {"url": "https://hook", "secrets": ["whsec_" + "A" * 32]},

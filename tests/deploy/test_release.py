@@ -40,7 +40,8 @@ def project(
     # The home folder may be missing or read-only.
     monkeypatch.setenv("BUF_CACHE_DIR", str(tmp_path_factory.mktemp("buf")))
     files = ["pyproject.toml", "protos", "authsvc/py.typed", "deploy/requirements.lock"]
-    for name in (*files, "deploy/kubernetes/base/kustomization.yaml"):
+    files += ["deploy/kubernetes/base/kustomization.yaml", "deploy/chart/Chart.yaml"]
+    for name in files:
         source, target = ROOT / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)

@@ -26,6 +26,7 @@ from authsvc.models.calls import Role
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Claims
+from authsvc.tracing import Tracer
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import account_service_pb2_grpc, auth_service_pb2_grpc
 from authsvc.v1 import auth_service_pb2 as pb
@@ -225,7 +226,9 @@ class Probe(
 class ProbeServer:
     """The real server with a `Probe` behind it, and clients to call it with."""
 
-    def __init__(self, settings: Settings, clock: Clock, authority: Authority) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, authority: Authority, tracer: Tracer | None = None
+    ) -> None:
         self.probe = Probe()  # type: ignore[abstract]  # a test calls only what is implemented
         self.metrics = Metrics()
         self.server = Server(
@@ -236,6 +239,7 @@ class ProbeServer:
             note_refusal=self.probe.note_refusal,
             clock=clock,
             metrics=self.metrics,
+            tracer=tracer,
         )
         self.metrics.registry.register(MetricTable(SERVER, self.server))
         self._authority = authority
@@ -269,7 +273,7 @@ async def counted(probe: ProbeServer, code: str, method: str = LOGIN) -> None:
             await asyncio.sleep(0.005)
 
 
-StartProbe = Callable[[Settings], Awaitable[ProbeServer]]
+StartProbe = Callable[..., Awaitable[ProbeServer]]
 
 
 @pytest_asyncio.fixture
@@ -277,8 +281,8 @@ async def start_probe(clock: FakeClock, authority: Authority) -> AsyncIterator[S
     """Starts servers with a `Probe` behind them; they stop when the test ends."""
     async with AsyncExitStack() as stack:
 
-        async def start(settings: Settings) -> ProbeServer:
-            server = ProbeServer(settings, clock, authority)
+        async def start(settings: Settings, tracer: Tracer | None = None) -> ProbeServer:
+            server = ProbeServer(settings, clock, authority, tracer)
             await server.start()
             stack.push_async_callback(server.stop)
             return server

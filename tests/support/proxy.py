@@ -12,19 +12,19 @@ _BACKEND_KEY_DATA = b"K\x00\x00\x00\x0c"
 class Proxy:
     """Relays to the server of `dsn`; with `process_id` it reports that id for every session.
 
-    `delay` is how many seconds whatever passes takes longer, each way.
+    `delay` is how many seconds everything takes on its way, in each direction.
     """
 
-    def __init__(self, dsn: str, *, process_id: int | None = None) -> None:
+    def __init__(self, dsn: str, *, process_id: int | None = None, delay: float = 0.0) -> None:
         self._address = urlsplit(dsn)
         self._process_id = process_id
+        self.delay = delay
         self._flows = asyncio.Event()
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._clients: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.dsn = ""
-        self.delay = 0.0
 
     def redirect(self, dsn: str) -> None:
         """Relay new connections to the server of `dsn`; those that are open stay where they are."""
@@ -109,8 +109,7 @@ class Proxy:
     ) -> None:
         while data := await reader.read(65_536):
             await flows.wait()
-            if self.delay:
-                await asyncio.sleep(self.delay)
+            await asyncio.sleep(self.delay)
             writer.write(self._disguise(data))
             await writer.drain()
         writer.close()

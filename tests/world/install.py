@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tests.world.crds import CRDS
 from tests.world.place import FOLDER, WorldError
 from tests.world.tools import TOOLS
 
@@ -231,6 +232,8 @@ def main() -> None:
             install(program)
         for tool in TOOLS:
             tool.install()
+        for crds in CRDS:
+            crds.install()
     except WorldError as error:
         sys.exit(f"error: {error}")
 

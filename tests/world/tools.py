@@ -112,6 +112,8 @@ OLD_PROTOC = _maven("protoc", "com.google.protobuf:protoc:3.15.0")
 GO = _go("protoc-gen-go", "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12")
 GO_GRPC = _go("protoc-gen-go-grpc", "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2")
 GRPCURL = _go("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4")
+# Renders deploy/chart.
+HELM = _go("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0")
 JAVA = _maven("protoc-gen-grpc-java", "io.grpc:protoc-gen-grpc-java:1.76.0")
 TYPESCRIPT = Tool(
     "typescript",
@@ -135,4 +137,5 @@ WEB = _runtime("python-web", *_CLIENT_NEEDS, "django==5.2.*", "fastapi>=0.115", 
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
     *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB),
+    HELM,
 )

@@ -12,7 +12,9 @@ from contextvars import Context
 from time import perf_counter
 from typing import Generic, TypeVar
 
+from authsvc.conventions import BATCH
 from authsvc.errors import Overloaded, Resource
+from authsvc.tracing import SPAN, span
 
 # Seconds: an iteration of the event loop that takes less ran nothing else.
 _BUSY_TURN = 50e-6
@@ -53,7 +55,11 @@ class Batcher(Generic[Item, Result]):
         Cancelling a caller does not affect the others in its batch.
         """
         self._require_room(1)
-        return await self._enqueue(item)
+        if SPAN.get() is None:
+            return await self._enqueue(item)
+        # The statement itself is nobody's in particular.
+        with span(BATCH):
+            return await self._enqueue(item)
 
     async def submit_many(self, items: Sequence[Item]) -> list[Result]:
         """Return the results of several items, in order, waiting for one batch of them at a time.

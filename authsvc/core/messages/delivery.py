@@ -7,6 +7,7 @@ sends it again, with the same id. Any number of replicas share the work.
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 import structlog
 
 from authsvc.config import DeliverySettings
+from authsvc.conventions import DELIVERY, MESSAGE_KIND
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.jitter import JITTER
 from authsvc.core.lib.sealing import Keyring, SealError
@@ -26,6 +28,7 @@ from authsvc.store import outbox
 from authsvc.store.outbox import StoredMessage
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.failures import describe
+from authsvc.tracing import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +105,7 @@ class Deliverer:
         settings: DeliverySettings,
         clock: Clock,
         count: Callable[[str], object] = _uncounted,
+        tracer: Tracer | None = None,
     ) -> None:
         self._database = database
         self._keyring = keyring
@@ -109,6 +113,7 @@ class Deliverer:
         self._settings = settings
         self._clock = clock
         self._count = count
+        self._tracer = tracer
         limit = transport.channel.limit if transport else timedelta()
         self._lease = limit + _LEASE_MARGIN
         self._wake = asyncio.Event()
@@ -202,8 +207,9 @@ class Deliverer:
             await self._abandon(stored, stored.last_error or "expired")
             return
         try:
-            rendered = self._rendered(stored, self._transport.renderer)
-            await self._transport.channel.send(rendered)
+            with self._traced(stored):
+                rendered = self._rendered(stored, self._transport.renderer)
+                await self._transport.channel.send(rendered)
         except NotDelivered as failure:
             await self._failed(stored, failure)
         except SealError:
@@ -217,6 +223,11 @@ class Deliverer:
             async with self._database.connection() as connection:
                 await outbox.mark_sent(connection, stored.message_id, self._clock.now())
             self._record_outcome("sent", stored)
+
+    def _traced(self, stored: StoredMessage) -> AbstractContextManager[None]:
+        if self._tracer is None:
+            return nullcontext()
+        return self._tracer.job(DELIVERY, {MESSAGE_KIND: stored.kind})
 
     def _rendered(self, stored: StoredMessage, renderer: Renderer) -> RenderedMessage:
         message = self._open(stored)

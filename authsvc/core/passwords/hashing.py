@@ -21,6 +21,7 @@ from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 from argon2.low_level import ARGON2_VERSION, Type
 
 from authsvc.config import KeySettings, PasswordSettings
+from authsvc.conventions import HASH
 from authsvc.core.passwords import argon2id, foreign_forms
 from authsvc.core.passwords.argon2id import SALT_BYTES, Library
 from authsvc.core.passwords.foreign_hashes import HashRefused
@@ -28,6 +29,7 @@ from authsvc.core.passwords.foreign_schemes import ForeignHash
 from authsvc.core.passwords.pool import HashPool
 from authsvc.errors import FieldInvalid, Overloaded, Resource
 from authsvc.measures import Histogram
+from authsvc.tracing import span
 
 MAX_PASSWORD_BYTES = 1024
 
@@ -204,7 +206,8 @@ class PasswordHasher:
             Overloaded: Too many passwords are waiting, or memory is short.
         """
         try:
-            return await self._pool.run(work, memory_kib=memory_kib, slow=slow)
+            with span(HASH):
+                return await self._pool.run(work, memory_kib=memory_kib, slow=slow)
         except (HashingError, MemoryError) as error:
             raise Overloaded(
                 "There is not enough memory to hash the password.", what=Resource.HASHES

@@ -55,7 +55,7 @@ class MissedRevocations(Generic[Message]):
     def __init__(
         self,
         database: Database,
-        validity: timedelta,
+        validity: Callable[[], timedelta],
         encode: Callable[[WatchedRevocations], Awaitable[Message]],
     ) -> None:
         self._database = database
@@ -103,7 +103,7 @@ class MissedRevocations(Generic[Message]):
                     cursor=write_watch_cursor(reached),
                     known_until=reached.position.read_time,
                     is_complete=is_complete,
-                    validity=self._validity,
+                    validity=self._validity(),
                 )
             )
         return MissedPage(message, reached)

@@ -34,8 +34,8 @@ _ORIGIN_AGE = 5.0
 class RevocationWatch:
     """Lets callers watch revocations; `run` sends them what the process's reader passes on.
 
-    `encode` makes a message, once for all watchers. `validity` is how long a revocation can concern
-    a token. `ring` lets the reader read soon.
+    `encode` makes a message, once for all watchers. `validity` returns how long a revocation can
+    concern a token. `ring` lets the reader read soon.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RevocationWatch:
         *,
         database: Database,
         clock: Clock,
-        validity: timedelta,
+        validity: Callable[[], timedelta],
         encode: Callable[[WatchedRevocations], Awaitable[bytes]],
         ring: Callable[[], None],
     ) -> None:
@@ -132,7 +132,7 @@ class RevocationWatch:
                 at = self._beginning(position)
             elif (
                 not _covers(position, at.position)
-                or at.position.read_time < self._clock.now() - self._validity
+                or at.position.read_time < self._clock.now() - self._validity()
             ):
                 raise CursorTooOld
             yield await self._sign_of_life(at, position)
@@ -222,7 +222,7 @@ class RevocationWatch:
             cursor=write_watch_cursor(at),
             known_until=position.read_time,
             is_complete=at.catch_up is None and _covers(at.position, position),
-            validity=self._validity,
+            validity=self._validity(),
         )
 
     async def _position_after(self, arrived: float) -> Position:
@@ -241,7 +241,7 @@ class RevocationWatch:
         now = elapsed()
         taken, cursor = self._origin or (now, None)
         if cursor is None or now - taken > _ORIGIN_AGE or not _covers(position, cursor.position):
-            oldest = self._clock.now() - self._validity
+            oldest = self._clock.now() - self._validity()
             cursor = WatchCursor(position, (oldest, 0))
             self._origin = (now, cursor)
         return cursor

@@ -89,11 +89,7 @@ class KeyUsage:
         Raises:
             ServerError: A key or pepper is missing; the message names it.
         """
-        async with self._database.connection() as connection:
-            problems = [
-                *await self._missing_keys_of(connection),
-                *await self._missing_peppers(connection),
-            ]
+        problems = await self.missing()
         if not problems:
             return
         if self._missing_keys == "refuse":
@@ -103,6 +99,14 @@ class KeyUsage:
             )
         for problem in problems:
             log.error("key_missing", problem=problem)
+
+    async def missing(self) -> Sequence[str]:
+        """Return a sentence for each key and pepper that is missing; may raise StoreUnavailable."""
+        async with self._database.connection() as connection:
+            return [
+                *await self._missing_keys_of(connection),
+                *await self._missing_peppers(connection),
+            ]
 
     async def _missing_keys_of(self, connection: Connection) -> Sequence[str]:
         missing: dict[str, list[str]] = {}

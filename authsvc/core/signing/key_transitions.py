@@ -21,7 +21,7 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.revocations import KeyRevocation
 from authsvc.models.signing import KeyState, SigningKeyInfo
-from authsvc.store import revocations
+from authsvc.store import revocations, token_validities
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.signing_keys import SigningKeyRow
@@ -89,7 +89,8 @@ class KeyTransitions:
             now = self._clock.now()
             with contextlib.suppress(_NotPublishedLongEnough):
                 async with self._database.transaction() as conn:
-                    if not await store.retire(conn, active_key_id, now, self._last_expiry(now)):
+                    expiry = await self._last_expiry(conn, now)
+                    if not await store.retire(conn, active_key_id, now, expiry):
                         return
                     published_by = now - self._settings.key_publish_lead
                     key_id = await store.activate_prepared(
@@ -105,7 +106,8 @@ class KeyTransitions:
         async with self._new_key() as spare:
             now = self._clock.now()
             async with self._database.transaction() as conn:
-                if await store.retire(conn, active_key_id, now, self._last_expiry(now)):
+                expiry = await self._last_expiry(conn, now)
+                if await store.retire(conn, active_key_id, now, expiry):
                     key_id = await self._activate_next(conn, spare, now) or spare.key.key_id
                     await self._record_rotation(conn, call, key_id, now)
 
@@ -126,7 +128,8 @@ class KeyTransitions:
                 spare = await stack.enter_async_context(self._new_key())
             now = self._clock.now()
             async with self._database.transaction() as conn:
-                was_active = await store.revoke(conn, key_id, now, self._last_expiry(now))
+                expiry = await self._last_expiry(conn, now)
+                was_active = await store.revoke(conn, key_id, now, expiry)
                 if was_active is None:
                     return KeyRevocation(False, await revocations.cursor_of_now(conn))
                 if was_active:
@@ -230,6 +233,10 @@ class KeyTransitions:
         detail = {"key_id": key_id, "algorithm": self._settings.algorithm}
         await record_event(conn, now, AuditEvent(AuditType.KEY_ROTATE, call, detail=detail))
 
-    def _last_expiry(self, now: datetime) -> datetime:
-        """Return the time by which the last token of a key that retires now has expired."""
-        return now + self._settings.longest_validity + PROPAGATION_GRACE
+    async def _last_expiry(self, conn: Connection, now: datetime) -> datetime:
+        """Return the time by which the last token of a key that retires now has expired.
+
+        It may have been issued when lifetimes were longer.
+        """
+        longest = await token_validities.longest(conn, now)
+        return now + max(longest, self._settings.longest_validity + PROPAGATION_GRACE)

@@ -5,6 +5,7 @@ import itertools
 import secrets
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import parse_qs, urlsplit
@@ -12,8 +13,11 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 
 from authsvc.config.database_address import DatabaseAddress
+from authsvc.conventions import DB_SUMMARY, DB_SYSTEM
 from authsvc.models.revocations import RevocationCursor
+from authsvc.store.postgres.summary import summary
 from authsvc.store.postgres.timeouts import Timeouts
+from authsvc.tracing import SpanKind, span
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -75,6 +79,7 @@ class PoolConnection(Connection):
     rings: frozenset[str] = frozenset()
     revoked: RevocationCursor | None = None
     _names: Iterator[str] | None = None
+    is_traced = False
 
     def _get_unique_id(self, prefix: str) -> str:
         if not self.is_direct and prefix == "stmt":
@@ -94,6 +99,18 @@ class PoolConnection(Connection):
             statement.mark_unprepared()
         return statement
 
+    def trace_statements(self, *, traced: bool) -> None:
+        """Record the statements as parts of the current call from now on, or no more."""
+        # asyncpg times statements only for listeners.
+        (self.add_query_logger if traced else self.remove_query_logger)(_listen)
+        self.is_traced = traced
+
+    @contextmanager
+    def _time_and_log(self, query: str, _arguments: Any, _timeout: Any) -> Iterator[None]:
+        name = summary(query)
+        with span(name, SpanKind.CLIENT, {DB_SYSTEM: "postgresql", DB_SUMMARY: name}):
+            yield
+
     def is_read_only(self) -> bool:
         """Return whether the server has said so by the end of the last statement.
 
@@ -108,6 +125,10 @@ class PoolConnection(Connection):
             getattr(reported, "default_transaction_read_only", None),
             getattr(reported, "in_hot_standby", None),
         )
+
+
+def _listen(_query: object) -> None:
+    """Do nothing: `PoolConnection._time_and_log` has recorded the statement itself."""
 
 
 def as_pool_connection(connection: Connection) -> PoolConnection | None:

@@ -21,6 +21,7 @@ from authsvc.store.postgres.connector import (
 from authsvc.store.postgres.pool import Pool, Usage
 from authsvc.store.postgres.shares import Shares
 from authsvc.store.postgres.timeouts import Timeouts
+from authsvc.tracing import SPAN
 
 __all__ = ["Connection", "Database"]
 
@@ -195,13 +196,15 @@ class _Loan:
     async def __aenter__(self) -> PoolConnection:
         if self._key is None:
             self._connection = await self._pool.acquire()
-            return self._connection
-        await self._shares.enter(self._key)
-        try:
-            self._connection = await self._pool.acquire()
-        except BaseException:
-            self._shares.leave(self._key)
-            raise
+        else:
+            await self._shares.enter(self._key)
+            try:
+                self._connection = await self._pool.acquire()
+            except BaseException:
+                self._shares.leave(self._key)
+                raise
+        if SPAN.get() is not None:
+            self._connection.trace_statements(traced=True)
         return self._connection
 
     async def __aexit__(
@@ -214,6 +217,8 @@ class _Loan:
             self._shares.leave(self._key)
         connection, pool = self._connection, self._pool
         connection.revoked = None
+        if connection.is_traced:
+            connection.trace_statements(traced=False)
         if connection.rings:
             # After a failure too: whether the transaction was committed may be unknown.
             self._on_commit(connection.rings)

@@ -8,10 +8,11 @@ previous version's code, as rolling updates require.
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from importlib import resources
 
@@ -20,10 +21,12 @@ import structlog
 
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import FAILURES, Connection, Connector
+from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger(__name__)
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 # Any fixed number that nobody else uses in the database: "authsvc" in ASCII.
 _LOCK = 0x61757468737663
 
@@ -37,6 +40,7 @@ SELECT set_config('lock_timeout', $1, true),
 """
 _LOCK_SECONDS = 0.5
 _BACKOFFS = (0.5, 1.0, 2.0, 4.0, *[8.0] * 10)
+_POLL_SECONDS = 1.0
 _CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_version (
     version     integer PRIMARY KEY,
@@ -79,6 +83,12 @@ def shipped() -> Sequence[Migration]:
     folder = resources.files("authsvc.store") / "migrations"
     files = ((file.name, file.read_bytes()) for file in folder.iterdir())
     return read_migrations((name, content) for name, content in files if name.endswith(".sql"))
+
+
+def tables() -> Sequence[str]:
+    """Return the names of the tables that the migrations create, with some that they drop again."""
+    created = {name for migration in shipped() for name in _TABLE.findall(migration.sql)}
+    return sorted(created | {"schema_version"})
 
 
 def read_migrations(files: Iterable[tuple[str, bytes]]) -> Sequence[Migration]:
@@ -125,6 +135,28 @@ async def migrate(
         while version := await _apply_patiently(connection, expected, lock_seconds, say):
             applied.append(version)
     return applied
+
+
+async def wait_for_database(
+    dsn: str, patience: timedelta, *, say: Callable[[str], object] = _log
+) -> None:
+    """Return once the database can be used; `say` is called with each new reason why it can't.
+
+    Raises StoreUnavailable when `patience` is over.
+    """
+    end, told = time.monotonic() + patience.total_seconds(), ""
+    while True:
+        try:
+            async with _connected(dsn):
+                return
+        except StoreUnavailable as error:
+            if time.monotonic() + _POLL_SECONDS > end:
+                raise
+            why = describe(error)
+            if why != told:
+                say(f"Waiting for the database: {why}.")
+                told = why
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def pending(dsn: str) -> list[MigrationStatus]:
@@ -184,6 +216,12 @@ async def check_schema(connection: Connection) -> None:
             f"The database has {len(rows)} of {len(shipped())} migrations; "
             "run `authsvc migrate` to apply the others."
         )
+
+
+async def newest_applied(connection: Connection) -> int:
+    """Return the number of the newest migration that was applied, of whichever version."""
+    rows = await _rows(connection)
+    return rows[-1]["version"] if rows else 0
 
 
 async def count_pending(connection: Connection) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from authsvc.client import AioGuard, AsyncVerifier, Refuse, Route, Routes, SyncGuard, Verifier
+from authsvc.client.guards.aio import route_of
 from authsvc.v1.auth_service_pb2 import IssueServiceTokenRequest, LogoutRequest
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from tests.support.certificates import Authority
@@ -22,6 +24,9 @@ from tests.support.guarded import (
     OpenVerifier,
     StartGrpc,
     SyncOrders,
+    handlers,
+    known,
+    server_credentials,
 )
 from tests.support.probe import Clients, details_of, failure, identity_of, outcome, reason_of
 from tests.support.service import Service
@@ -209,6 +214,51 @@ async def test_stream_ends_when_its_token_is_refused(
     assert await refused(stream.read()) == REFUSED
     if isinstance(orders, AioOrders):
         await orders.ended.wait()
+
+
+async def test_stream_of_requests_ends_when_its_token_is_refused(
+    start_guarded: StartGuarded, service: Service, orders: AioOrders | SyncOrders
+) -> None:
+    clients = await start_guarded(Routes({COLLECT: Route(recheck=0.001)}))
+    tokens = await service.new_session()
+    metadata = bearing(tokens.access_token)
+    stream = clients.raw("app", COLLECT, "stream_unary")(metadata=metadata)
+    await stream.write(b"1")
+    await service.auth().Logout(LogoutRequest(refresh_token=tokens.refresh_token))
+    await ended(clients.raw("app", WHOAMI), metadata)
+    if isinstance(orders, SyncOrders):
+        await stream.write(b"2")  # with threads, it ends with the next message
+    assert await refused(stream) == REFUSED
+
+
+async def test_thread_forgets_who_called(
+    service: Service, verifiers: OpenVerifier, authority: Authority
+) -> None:
+    """What runs in the same thread later, and is not guarded, must find nobody."""
+    pool = ThreadPoolExecutor(1)
+    guard = SyncGuard(await verifiers(Verifier))
+    server = grpc.server(pool, handlers(SyncOrders()), [guard])
+    clients = Clients(
+        server.add_secure_port("127.0.0.1:0", server_credentials(authority)), authority
+    )
+    server.start()
+    tokens = await service.new_session()
+    metadata = bearing(tokens.access_token)
+    answer = await clients.raw("app", WHOAMI)(b"", metadata=metadata)
+    assert json.loads(answer)["subject"] == tokens.user_id
+    collected = clients.raw("app", COLLECT, "stream_unary")(iter([b"1"]), metadata=metadata)
+    assert json.loads(await collected)[1]["subject"] == tokens.user_id
+    assert json.loads(await asyncio.wrap_future(pool.submit(known)))["subject"] == ""
+    await clients.close()
+    await asyncio.to_thread(server.stop(None).wait)
+    pool.shutdown()
+
+
+def test_method_that_can_be_read_as_another_is_guarded() -> None:
+    routes = Routes({"/*": Route(public=True)}, default=Route(public=True))
+    assert route_of(routes, "/shop.v1.Orders/WhoAmI").public
+    assert not route_of(routes, "/shop.v1.Orders/../WhoAmI").public
+    assert not route_of(routes, "shop.v1.Orders").public
 
 
 async def test_stream_without_recheck_goes_on(

@@ -6,24 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from authsvc.core.lib.control_groups import ControlGroups
 from authsvc.core.passwords import processors
 from authsvc.core.passwords.processors import spare_processors
+from tests.support.control_groups import tree
 
 
 @pytest.fixture(autouse=True)
 def eight_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processors, "_allowed_processors", lambda: 8)
-
-
-def tree(folder: Path, membership: str, files: Mapping[str, str]) -> tuple[Path, Path]:
-    """Return the control groups that `files` describe, and the file that says which are ours."""
-    groups, own = folder / "cgroup", folder / "self"
-    groups.mkdir()
-    own.write_text(membership)
-    for name, text in files.items():
-        (groups / name).parent.mkdir(parents=True, exist_ok=True)
-        (groups / name).write_text(text)
-    return groups, own
 
 
 @pytest.mark.parametrize(
@@ -58,23 +49,23 @@ def tree(folder: Path, membership: str, files: Mapping[str, str]) -> tuple[Path,
 def test_quota_counts_as_processors(
     tmp_path: Path, membership: str, files: Mapping[str, str], spare: int
 ) -> None:
-    assert spare_processors(*tree(tmp_path, membership, files)) == spare
+    assert spare_processors(tree(tmp_path, membership, files)) == spare
 
 
 def test_one_thread_is_the_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processors, "_allowed_processors", lambda: 1)
-    assert spare_processors(*tree(tmp_path, "0::/\n", {})) == 1
+    assert spare_processors(tree(tmp_path, "0::/\n", {})) == 1
 
 
 def test_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
-    assert spare_processors(tmp_path / "none", tmp_path / "neither") == 7
+    assert spare_processors(ControlGroups(tmp_path / "none", tmp_path / "neither")) == 7
 
 
 def test_affinity_counts_where_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     groups = tree(tmp_path, "0::/\n", {})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    assert spare_processors(*groups) == 2
+    assert spare_processors(groups) == 2
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
-    assert spare_processors(*groups) == 4
+    assert spare_processors(groups) == 4

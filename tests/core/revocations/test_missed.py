@@ -45,7 +45,7 @@ async def test_page_is_read_once_for_all_who_need_it(
 ) -> None:
     monkeypatch.setattr(module, "PAGE", 3)
     encoded, encode = _counting()
-    missed = MissedRevocations(database, _VALIDITY, encode)
+    missed = MissedRevocations(database, lambda: _VALIDITY, encode)
     beginning = await _beginning(database, 5)
     pages = await asyncio.gather(*(missed.page(beginning) for _ in range(100)))
     # Revocations of one time, in the order of their keys.
@@ -65,7 +65,7 @@ async def test_pages_that_are_kept_are_few(
     monkeypatch.setattr(module, "PAGE", 1)
     monkeypatch.setattr(module, "_MAX_KEPT", 2)
     encoded, encode = _counting()
-    missed = MissedRevocations(database, _VALIDITY, encode)
+    missed = MissedRevocations(database, lambda: _VALIDITY, encode)
     cursor = beginning = await _beginning(database, 4)
     while cursor.catch_up:
         cursor = (await missed.page(cursor)).cursor
@@ -92,7 +92,7 @@ async def test_reads_are_few_at_a_time_however_many_cursors(
 
     monkeypatch.setattr(revocations, "read_page", counted)
     async with opened(database_dsn, pool_min=8, pool_max=64) as database:
-        missed = MissedRevocations(database, _VALIDITY, _counting()[1])
+        missed = MissedRevocations(database, lambda: _VALIDITY, _counting()[1])
         beginning = await _beginning(database, 3)
         now = SystemClock().now()
         cursors = [WatchCursor(beginning.position, (now, number)) for number in range(20)]
@@ -106,7 +106,7 @@ async def test_failed_read_is_tried_again(
     async def fail(*_: object) -> revocations.Page:
         raise StoreUnavailable
 
-    missed = MissedRevocations(database, _VALIDITY, _counting()[1])
+    missed = MissedRevocations(database, lambda: _VALIDITY, _counting()[1])
     beginning = await _beginning(database, 1)
     with monkeypatch.context() as patch:
         patch.setattr(revocations, "read_page", fail)

@@ -48,7 +48,7 @@ class Replica:
         self.watch = RevocationWatch(
             database=database,
             clock=SystemClock(),
-            validity=_VALIDITY,
+            validity=lambda: _VALIDITY,
             encode=self._encode,
             ring=lambda: self.reader.ring(),  # noqa: PLW0108 - there is none yet
         )

@@ -16,6 +16,7 @@ from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims
+from authsvc.store import token_validities
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.sessions import HeldDatabase
@@ -372,6 +373,20 @@ async def test_retired_key_expires_with_its_last_possible_token(
     assert keys.find(old) is None
     await keys.maintain(CALL)
     assert await in_state(keys, KeyState.RETIRED) == []
+
+
+async def test_retired_key_outlives_tokens_from_before_a_lifetime_was_lowered(
+    database: Database, clock: FakeClock
+) -> None:
+    async with database.connection() as connection:
+        await token_validities.note(connection, 120 * HOUR, clock.now())
+    keys = await load_keys(database, clock, access_lifetime="1h")
+    old = keys.active.key_id
+    clock.advance(HOUR)
+    await keys.rotate(CALL, now=True)
+    assert {info.key_id: info.expire_time for info in await keys.list()}[old] == (
+        clock.now() + 120 * HOUR
+    )
 
 
 @asynccontextmanager

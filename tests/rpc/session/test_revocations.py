@@ -18,7 +18,8 @@ from authsvc.v1.session_service_pb2 import (
     WatchRevocationsResponse,
 )
 from tests.support.certificates import Authority
-from tests.support.probe import Clients, reason_of
+from tests.support.clock import FakeClock
+from tests.support.probe import Clients, reason_of, with_changes
 from tests.support.service import Service, StartService, fields_of
 
 # Only bounds a failing test.
@@ -77,6 +78,24 @@ async def watching(
 
 async def _revoke(service: Service, session_id: str) -> None:
     await service.sessions().RevokeSession(RevokeSessionRequest(session_id=session_id))
+
+
+async def test_new_watcher_is_sent_what_concerns_tokens_of_a_longer_lifetime_set_before(
+    start_service: StartService, live_settings: Settings, clock: FakeClock
+) -> None:
+    days = with_changes(live_settings, "tokens", access_lifetime=timedelta(days=5))
+    before = await start_service(days, clock)
+    session_id = (await before.new_session()).session_id
+    await _revoke(before, session_id)
+    await before.app.stop()
+    clock.advance(timedelta(days=4))
+    after = await start_service(live_settings, clock)
+    async with watching(after) as stream:
+        await stream.complete()
+        (revocation,) = stream.revocations
+        assert revocation.session_id == session_id
+        expiry = revocation.expire_time.ToDatetime(UTC) - revocation.revoke_time.ToDatetime(UTC)
+        assert expiry > timedelta(days=5)
 
 
 async def test_revocation_is_seen_and_the_stream_resumed_on_another_replica(

@@ -1,11 +1,14 @@
 """Migrations: on an empty database, repeated, in parallel, and what the migrator rejects."""
 
 import asyncio
+from datetime import timedelta
 from itertools import chain
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres import migrator
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import (
@@ -106,6 +109,35 @@ async def test_migration_that_never_gets_its_lock_ends_with_advice(
         with pytest.raises(SchemaError, match="Others keep a lock"):
             await migrate(blank_dsn, read_migrations(_FILES), lock_seconds=0.01)
     await report.close()
+
+
+async def test_waits_until_the_database_is_there(blank_dsn: str) -> None:
+    """Says once why it waits, however often it tries."""
+    address = urlsplit(blank_dsn)
+    name = f"{address.path[1:]}_later"
+    dsn, told, waits = address._replace(path=f"/{name}").geturl(), [], asyncio.Event()
+
+    def say(line: str) -> None:
+        told.append(line)
+        waits.set()
+
+    waiting = asyncio.create_task(migrator.wait_for_database(dsn, timedelta(minutes=3), say=say))
+    await waits.wait()
+    await _run(blank_dsn, f'CREATE DATABASE "{name}" TEMPLATE template0')
+    try:
+        await waiting
+    finally:
+        await _run(blank_dsn, f'DROP DATABASE "{name}" WITH (FORCE)')
+    [line] = told
+    assert line.startswith(f'Waiting for the database: database "{name}" does not exist')
+
+
+async def test_wait_ends_with_why_the_database_is_missing() -> None:
+    with pytest.raises(StoreUnavailable) as caught:
+        await migrator.wait_for_database(
+            "postgresql://authsvc@localhost:1/authsvc", timedelta(milliseconds=1)
+        )
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 async def test_rejects_migration_changed_after_it_was_applied(blank_dsn: str) -> None:

@@ -1,0 +1,104 @@
+"""Owns the definitions of other projects' kinds: their CRDs, out of their modules of Go.
+
+Each is copied into .venv/world by the client of Go's registry, which has to be on the PATH.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.world.place import FOLDER, WorldError
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes "=" for text, of which YAML 1.1 makes something that nobody uses."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: node.value)
+
+
+@dataclass(frozen=True)
+class Crds:
+    """The CRDs in a `folder` of a version of a module."""
+
+    name: str
+    module: str
+    folder: str
+
+    @property
+    def _copy(self) -> Path:
+        return FOLDER / "crds" / self.name
+
+    @property
+    def _note(self) -> Path:
+        return self._copy / "installed.txt"
+
+    def is_installed(self) -> bool:
+        return self._note.is_file() and self._note.read_text() == self._wanted
+
+    @property
+    def _wanted(self) -> str:
+        return f"{self.module}\n{self.folder}"
+
+    def find(self, kind: str, api: str) -> Mapping[str, Any] | None:
+        """Return the schema of a kind, or None if it isn't theirs; raises WorldError."""
+        if not self.is_installed():
+            raise WorldError(f"{self.name} is missing: run `python -m tests.world.install`")
+        file = self._file(kind, api)
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def _file(self, kind: str, api: str) -> Path:
+        return self._copy / f"{kind}.{api.replace('/', '.')}.json"
+
+    def install(self) -> None:
+        """Install them unless they are there; raises WorldError."""
+        if self.is_installed():
+            return
+        client = shutil.which("go")
+        if client is None:
+            raise WorldError(f"{self.name} is installed by go, which is not on the PATH")
+        print(f"Installing the CRDs of {self.name} …", flush=True)
+        done = subprocess.run(
+            [client, "mod", "download", "-json", self.module],
+            cwd=FOLDER,  # A folder without a module of its own.
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise WorldError(f"{self.name}: go failed:\n{done.stdout}{done.stderr}")
+        source = Path(json.loads(done.stdout)["Dir"]) / self.folder
+        shutil.rmtree(self._copy, ignore_errors=True)
+        self._copy.mkdir(parents=True)
+        for path in source.glob("*_*.yaml"):
+            for document in yaml.load_all(path.read_text(), _Loader):
+                if document["kind"] != "CustomResourceDefinition":
+                    continue
+                group, kind = document["spec"]["group"], document["spec"]["names"]["kind"]
+                for version in document["spec"]["versions"]:
+                    schema = json.dumps(version["schema"]["openAPIV3Schema"])
+                    self._file(kind, f"{group}/{version['name']}").write_text(schema)
+        self._note.write_text(self._wanted)
+
+
+CRDS = (
+    Crds("cert-manager", "github.com/cert-manager/cert-manager@v1.21.2", "deploy/crds"),
+    Crds("trust-manager", "github.com/cert-manager/trust-manager@v0.25.0", "deploy/crds"),
+    Crds(
+        "external-secrets",
+        "github.com/external-secrets/external-secrets@v1.3.2",
+        "config/crds/bases",
+    ),
+    Crds(
+        "prometheus-operator",
+        "github.com/prometheus-operator/prometheus-operator@v0.85.0",
+        "example/prometheus-operator-crd",
+    ),
+    Crds("gateway-api", "sigs.k8s.io/gateway-api@v1.6.3", "config/crd/standard"),
+)
