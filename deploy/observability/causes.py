@@ -22,6 +22,12 @@ def _quantile(quantile: float, histogram: str, time: str) -> str:
     return f"histogram_quantile({quantile}, sum by ({REPLICA}, le) ({rate}))"
 
 
+def _kinds(label: str, info: str, time: str) -> str:
+    """Return how many values a label has in an installation."""
+    each = f"count by ({INSTALLATION}, {label}) (max_over_time({info}[{time}]))"
+    return f"count by ({INSTALLATION}) ({each})"
+
+
 def _messages(outcome: str, time: str) -> str:
     rate = f'rate(authsvc_messages_total{{outcome="{outcome}"}}[{time}])'
     return f"sum by ({INSTALLATION}) ({rate})"
@@ -51,18 +57,16 @@ def _replicas(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcRestarting",
             severity=_TICKET,
-            expr=f"changes(process_start_time_seconds{{{JOB}}}[{times('3h')}]) > 2",
+            expr=f"changes(process_start_time_seconds{{{JOB}}}[{times('6h')}]) > 2",
             summary="A replica restarts again and again",
-            description=f"{_REPLICA} has started {{{{ $value }}}} times within three hours.",
+            description=f"{_REPLICA} has started {{{{ $value }}}} times within six hours.",
         ),
         Alert(
             name="AuthsvcReplicasDiffer",
             severity=_TICKET,
             expr=(
-                f"count by ({INSTALLATION})"
-                f" (count by ({INSTALLATION}, version) (authsvc_build_info)) > 1\n"
-                f"or count by ({INSTALLATION})"
-                f" (count by ({INSTALLATION}, fingerprint) (authsvc_settings_info)) > 1"
+                f"{_kinds('version', 'authsvc_build_info', times('15m'))} > 1\n"
+                f"or {_kinds('fingerprint', 'authsvc_settings_info', times('15m'))} > 1"
             ),
             after=times("1h"),
             summary="Replicas run different versions or settings",
@@ -241,7 +245,7 @@ def _secrets(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcRestartNeeded",
             severity=_TICKET,
-            expr="authsvc_settings_restart_needed == 1",
+            expr=f"max_over_time(authsvc_settings_restart_needed[{times('15m')}]) == 1",
             after=times("30m"),
             summary="Changed settings wait for a restart",
             description=f"{_REPLICA} runs with earlier settings than its file has.",
@@ -393,7 +397,9 @@ def _incidents(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcLoginsFrozen",
             severity=_TICKET,
-            expr=f"max by ({INSTALLATION}) (authsvc_login_freezes) > 0",
+            expr=(
+                f"max by ({INSTALLATION}) (max_over_time(authsvc_login_freezes[{times('15m')}])) > 0"
+            ),
             after=times("6h"),
             summary="Logins are still frozen",
             description="{{ $value }} freezes of logins have been in force for six hours.",

@@ -54,7 +54,9 @@ class Program:
         if not self.is_installed():
             raise WorldError(f"{self.name} is missing: run `python -m tests.world.install`")
         program = self.folder / self.path
-        libraries = ":".join(str(path) for path in self.folder.glob("usr/lib/*-linux-*"))
+        # Some packages have a folder of their own for libraries.
+        folders = ("usr/lib/*-linux-*", "usr/lib/*-linux-*/pulseaudio")
+        libraries = ":".join(str(path) for each in folders for path in self.folder.glob(each))
         if self.release is None:
             return ["/usr/bin/env", f"LD_LIBRARY_PATH={libraries}", str(program)]
         [loader] = self.folder.glob("usr/lib/*-linux-*/ld-linux-*.so.*")

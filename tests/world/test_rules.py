@@ -117,7 +117,7 @@ CASES = (
             "59m": [],
             "1h4m": [f"{_BURN} page 2", f"{_BURN} ticket 2"],
             # The short windows of five minutes and half an hour are over.
-            "1h56m": [f"{_BURN} ticket 2"],
+            "1h59m": [f"{_BURN} ticket 2"],
             "10h": [],
         },
     ),

@@ -42,19 +42,34 @@ async def replicas_end(scene: Scene) -> None:
             repair=start_all,
         )
 
+
+async def replica_crashes(scene: Scene) -> None:
+    async with scene.installation("crashing") as installation:
+        await installation.start()
+        is_repaired = asyncio.Event()
+        crashing: list[asyncio.Task[None]] = []
+
         async def crash() -> None:
-            for crashes in range(1, 4):
-                replica = installation.replicas[-1]
+            while not is_repaired.is_set():
+                [replica] = installation.replicas
                 await replica.end()
                 await installation.restart(replica)
-                started = f'process_start_time_seconds{{instance="{replica.http}"}}'
-                await scene.stage.prometheus.until(f"changes({started}[1h]) >= {crashes}")
+                up = f'up{{instance="{replica.http}"}}'
+                await scene.stage.prometheus.until(f"{up} == 1")
+
+        async def cause() -> None:
+            crashing.append(asyncio.ensure_future(crash()))
+
+        async def repair() -> None:
+            is_repaired.set()
+            await asyncio.gather(*crashing)
 
         await scene.stage.try_alerts(
             installation,
-            "a replica crashes three times",
+            "a replica crashes again and again",
             ("AuthsvcRestarting",),
-            cause=crash,
+            cause=cause,
+            repair=repair,
         )
 
 
@@ -70,6 +85,7 @@ async def nothing_happens(scene: Scene, is_over: asyncio.Event) -> None:
             installation.load(await installation.start())
             installation.replicas.remove(leaving)
             installation.scrape()
+            await scene.stage.prometheus.until(f'absent(up{{instance="{leaving.http}"}})')
             await leaving.end(signal.SIGTERM)
             login = flood(installation.replicas[0])
             await asyncio.wait({asyncio.ensure_future(is_over.wait())}, timeout=60)
