@@ -123,8 +123,8 @@ CASES = (
     ),
     Case(
         "one call in a thousand fails for days",
-        {_calls("a"): "0+6000x6000", _calls("a", *_FAILED): "0+6x6000"},
-        {"3d": [f"{_BURN} ticket 1"]},
+        {_calls("a"): "0+6000x1500", _calls("a", *_FAILED): "0+6x1500"},
+        {"1d": [f"{_BURN} ticket 1"]},
     ),
     Case(
         "a quiet night in which one call in ten fails",

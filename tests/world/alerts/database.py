@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
-from itertools import count
 
 import asyncpg
 
@@ -43,11 +42,11 @@ async def tables_are_locked(scene: Scene) -> None:
             AUTHSVC_TOKENS__KEY_PUBLISH_LEAD="2s",
         )
         sessions = SessionServiceStub(replica.channel("edge"))
-        tokens = count()
+        token = (await logged_in(replica, await registered(replica))).session_token
 
         def validate() -> Awaitable[object]:
-            token = f"{next(tokens):043}"
-            return sessions.ValidateSession(ValidateSessionRequest(session_token=token))
+            request = ValidateSessionRequest(session_token=token, strict=True)
+            return sessions.ValidateSession(request)
 
         async with AsyncExitStack() as stack:
             holder = await asyncpg.connect(installation.dsn)
@@ -88,6 +87,9 @@ async def listener_is_killed(scene: Scene) -> None:
         installation.load(replica)
 
         async def cause() -> None:
+            # The alert is for those that were up before.
+            up = f'authsvc_doorbell_up{{job="{installation.job}"}}'
+            await scene.stage.prometheus.until(f"{up} == 1")
             await superuser.execute("ALTER ROLE bell NOLOGIN")
             await superuser.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bell'"
@@ -108,12 +110,12 @@ async def listener_is_killed(scene: Scene) -> None:
 async def network_is_slow(scene: Scene) -> None:
     async with scene.installation("slow") as installation, AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(installation.dsn))
-        replica = await installation.start(AUTHSVC_DATABASE__URL=proxy.dsn)
+        replica = await installation.start(dsn=proxy.dsn)
         sessions = SessionServiceStub(replica.channel("edge"))
-        tokens = count()
+        token = (await logged_in(replica, await registered(replica))).session_token
 
         def validate() -> Awaitable[object]:
-            request = ValidateSessionRequest(session_token=f"{next(tokens):043}", strict=True)
+            request = ValidateSessionRequest(session_token=token, strict=True)
             return sessions.ValidateSession(request)
 
         await stack.enter_async_context(going_on(validate, 4))
@@ -137,7 +139,7 @@ async def replica_is_cut_off(scene: Scene) -> None:
     async with scene.installation("late") as installation, AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(installation.dsn))
         direct = await installation.start()
-        late = await installation.start(AUTHSVC_DATABASE__URL=proxy.dsn)
+        late = await installation.start(dsn=proxy.dsn)
         email = await registered(direct)
         sessions = SessionServiceStub(direct.channel("app"))
         age = f'authsvc_revocation_read_age_seconds{{instance="{late.http}"}}'

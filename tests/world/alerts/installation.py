@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,25 +115,33 @@ class Installation:
         finally:
             await connection.close()
 
-    async def start(self, *, scraped: bool = True, **environment: str) -> Replica:
-        """Start one more replica, the first one at the addresses of the state folder."""
+    async def start(self, *, dsn: str | None = None, **environment: str) -> Replica:
+        """Start one more replica, the first one at the addresses of the state folder.
+
+        It may reach the database at another address than the others.
+        """
         (held, grpc_address), (other, http) = reserve(), reserve()
         if not self.replicas:
             grpc_address, http = addresses(self.workspace.folder).values()
         held.close()
         other.close()
-        return await self._start(grpc_address, http, scraped=scraped, **environment)
+        secrets = self.workspace.secrets
+        if dsn is not None:
+            secrets = shutil.copytree(secrets, self.folder / f"secrets{len(self.replicas)}")
+            (secrets / "database__url").write_text(dsn)
+        return await self._start(grpc_address, http, secrets, **environment)
 
     async def restart(self, replica: Replica, **environment: str) -> Replica:
         """Start a replica that has ended again, at the same addresses; return the new one."""
         self.replicas.remove(replica)
-        return await self._start(replica.grpc_address, replica.http, scraped=True, **environment)
+        secrets = self.workspace.secrets
+        return await self._start(replica.grpc_address, replica.http, secrets, **environment)
 
     async def _start(
-        self, grpc_address: str, http: str, *, scraped: bool, **environment: str
+        self, grpc_address: str, http: str, secrets: Path, **environment: str
     ) -> Replica:
         listening = {"AUTHSVC_GRPC__ADDRESS": grpc_address, "AUTHSVC_HTTP__ADDRESS": http}
-        arguments = ("-c", self.workspace.config, "--secrets", self.workspace.secrets)
+        arguments = ("-c", self.workspace.config, "--secrets", secrets)
         process = Process(
             "serve",
             *map(str, arguments),
@@ -142,8 +151,7 @@ class Installation:
         replica = Replica(process, grpc_address, http, self.workspace.certificates)
         self.replicas.append(replica)
         await asyncio.to_thread(process.wait_for, "serving")
-        if scraped:
-            self.scrape()
+        self.scrape()
         return replica
 
     def scrape(self) -> None:

@@ -112,18 +112,26 @@ async def replicas_differ(scene: Scene) -> None:
 
 
 async def migration_is_missing(scene: Scene) -> None:
+    """Replace the database by what was restored from a backup of the version before."""
     async with scene.installation("older") as installation:
-        connection = await asyncpg.connect(installation.dsn)
-        await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        await connection.close()
-        await migrate(installation.dsn, shipped()[:-1])
         await installation.start()
-        await scene.stage.try_alerts(
-            installation,
-            "the database lacks the newest migration",
-            ("AuthsvcMigrationsPending",),
-            cause=nothing,
-        )
+        superuser = await asyncpg.connect(scene.server.dsn("postgres", user="postgres"))
+        await superuser.execute("CREATE DATABASE backup OWNER authsvc")
+        await migrate(scene.server.dsn("backup"), shipped()[:-1])
+
+        async def restore() -> None:
+            await superuser.execute("DROP DATABASE alerts_older WITH (FORCE)")
+            await superuser.execute("ALTER DATABASE backup RENAME TO alerts_older")
+
+        try:
+            await scene.stage.try_alerts(
+                installation,
+                "the database is replaced by one that lacks the newest migration",
+                ("AuthsvcMigrationsPending",),
+                cause=restore,
+            )
+        finally:
+            await superuser.close()
 
 
 async def clock_is_wrong(scene: Scene) -> None:
