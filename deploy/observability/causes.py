@@ -398,7 +398,8 @@ def _incidents(times: Times) -> Sequence[Alert]:
             name="AuthsvcLoginsFrozen",
             severity=_TICKET,
             expr=(
-                f"max by ({INSTALLATION}) (max_over_time(authsvc_login_freezes[{times('15m')}])) > 0"
+                f"max by ({INSTALLATION})"
+                f" (max_over_time(authsvc_login_freezes[{times('15m')}])) > 0"
             ),
             after=times("6h"),
             summary="Logins are still frozen",
