@@ -75,6 +75,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/python -m tests.support.settings_pages
 	$(BIN)/python -m tests.support.metrics_page
 	$(BIN)/python -m tests.support.chart_files
+	$(BIN)/python -m deploy.observability
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
 	@$(BIN)/python -m deploy.release.audit
