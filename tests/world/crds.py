@@ -112,7 +112,9 @@ CRDS = (
         "example/prometheus-operator-crd",
     ),
     Crds("gateway-api", "sigs.k8s.io/gateway-api@v1.6.3", "config/crd/standard"),
-    # For deploy/examples.
+)
+# For deploy/examples.
+EXAMPLES = (
     Crds(
         "cloudnative-pg-backups",
         "github.com/cloudnative-pg/plugin-barman-cloud@v0.15.0",
@@ -121,7 +123,7 @@ CRDS = (
     Crds(
         "envoy-gateway",
         "github.com/envoyproxy/gateway@v1.9.1",
-        "charts/gateway-crds-helm/templates/generated",
+        "charts/gateway-helm/charts/crds/crds/generated",
     ),
-    Crds("argo-cd", "github.com/argoproj/argo-cd/v3@v3.6.1", "manifests/crds"),
+    Crds("argo-cd", "github.com/argoproj/argo-cd/v3@v3.4.0", "manifests/crds"),
 )

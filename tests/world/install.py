@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from deploy.image.apt import Apt, AptError
-from tests.world.crds import CRDS
+from tests.world.crds import CRDS, EXAMPLES
 from tests.world.place import FOLDER, WorldError
 from tests.world.tools import TOOLS
 
@@ -183,7 +183,7 @@ def main() -> None:
             install(program)
         for tool in TOOLS:
             tool.install()
-        for crds in CRDS:
+        for crds in (*CRDS, *EXAMPLES):
             crds.install()
     except WorldError as error:
         sys.exit(f"error: {error}")

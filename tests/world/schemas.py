@@ -17,7 +17,7 @@ import jsonschema
 from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 
-from tests.world.crds import CRDS
+from tests.world.crds import CRDS, EXAMPLES
 
 # The oldest that the chart installs on, one between, and the newest that there are schemas for.
 VERSIONS = ("1.31", "1.34", "1.37")
@@ -67,7 +67,7 @@ def _folder(version: str) -> Traversable:
 
 @cache
 def _custom(kind: str, api: str) -> jsonschema.Draft202012Validator | None:
-    for crds in CRDS:
+    for crds in (*CRDS, *EXAMPLES):
         schema = crds.find(kind, api)
         if schema is not None:
             return jsonschema.Draft202012Validator(_whole(schema))
