@@ -1,6 +1,6 @@
 """Owns how long a statement of a migration takes at the size of its table: a range, from rates.
 
-The rates were measured on a busy machine with two cores and a fast disk (docs/decisions/0029). The
+The rates were measured on a busy machine with two cores and a fast disk (docs/decisions/0028). The
 shorter time of a range is a third of what they say, for an idle machine; the longer one is ten
 times as long, for a slow disk.
 """
