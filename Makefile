@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo dev psql test test-fast test-world drills coverage mutants bench check audit format hooks \
-	protos settings metrics baseline lock image image-lock release clean
+	protos settings metrics effects baseline lock image image-lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -75,6 +75,7 @@ check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead 
 	$(BIN)/python -m tests.support.settings_pages
 	$(BIN)/python -m tests.support.metrics_page
 	$(BIN)/python -m tests.support.chart_files
+	$(BIN)/python -m deploy.observability
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
 	@$(BIN)/python -m deploy.release.audit
@@ -96,11 +97,15 @@ settings: $(VENV)/.dev ## Generate the pages of the settings, and the schema of 
 	$(BIN)/python -m tests.support.settings_pages --write
 	$(BIN)/python -m tests.support.chart_files --write
 
+effects: $(VENV)/.dev ## Measure what the migrations lock and rewrite, for `authsvc upgrade check`
+	$(BIN)/python -m tests.support.migration_effects --write
+
 metrics: $(VENV)/.dev ## Generate the tables of docs/metrics.md
 	$(BIN)/python -m tests.support.metrics_page --write
 
-baseline: $(VENV)/.dev ## Record the protos as released: later changes must not break their clients
+baseline: $(VENV)/.dev ## Record protos and SQL as released: later changes must not break those who use them
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json
+	$(BIN)/python -m tests.support.released_statements --write
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"

@@ -54,6 +54,10 @@ SPANS: Final = (
 )
 
 
+# What the conventions call values of labels.
+VALUES: Final[Mapping[str, str]] = MappingProxyType({"in_use": "used"})
+
+
 class MetricName(NamedTuple):
     """What OTLP calls a metric: its name and unit, and the names of its labels."""
 

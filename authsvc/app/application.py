@@ -19,6 +19,7 @@ from authsvc.app.loop_lag import LoopLag
 from authsvc.app.metrics import SERVER, SERVICE
 from authsvc.app.metrics.running import Running
 from authsvc.app.metrics.table import MetricTable
+from authsvc.app.metrics.telemetry import TELEMETRY
 from authsvc.app.reload import Reload, Reloaded
 from authsvc.app.server import Server
 from authsvc.app.web import Web
@@ -26,7 +27,6 @@ from authsvc.config import Settings
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import policies_from
 from authsvc.errors import StoreUnavailable
-from authsvc.measures import Counts
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 from authsvc.tracing import Tracer
@@ -168,16 +168,10 @@ class Application:
         await parts.hasher.choose_library()
         metrics = Metrics()
         tracer = self._open_telemetry(metrics)
-        channel = self._settings.delivery.channel
-        if channel == "none":
+        if self._settings.delivery.channel == "none":
             log.warning("delivery_disabled")
-        messages, forwarded = Counts(), Counts()
-        deliverer = open_deliverer(
-            parts, self._settings, parts.clock, partial(messages.add, channel), tracer
-        )
-        forwarding = open_forwarding(
-            parts, self._settings, lambda outcome, count: forwarded.add(outcome, count=count)
-        )
+        deliverer = open_deliverer(parts, self._settings, tracer)
+        forwarding = open_forwarding(parts, self._settings)
         database_watch, loop_lag = DatabaseWatch(parts.database), LoopLag()
         self.web = Web(
             settings=self._settings,
@@ -201,9 +195,7 @@ class Application:
             settings=self._settings,
             parts=parts,
             deliverer=deliverer,
-            messages=messages,
             forwarding=forwarding,
-            forwarded=forwarded,
             reload=self._reload,
             database_watch=database_watch,
             loop_lag=loop_lag,
@@ -243,6 +235,7 @@ class Application:
         from authsvc.telemetry.exporter import Telemetry  # noqa: PLC0415 - an extra, which few install
 
         telemetry = Telemetry(settings, metrics)
+        metrics.registry.register(MetricTable(TELEMETRY, telemetry))
         telemetry.start()
         self._stack.push_async_callback(self._close_telemetry, telemetry)
         return telemetry.tracer

@@ -4,7 +4,7 @@ Each file builds the parts of its topics on top of those before it: `build_base.
 need, then `build_logins.py` and `build_accounts.py`, and this one the rest.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,14 +138,8 @@ async def open_parts(
         await database.close()
 
 
-def open_deliverer(
-    parts: Parts,
-    settings: Settings,
-    clock: Clock,
-    count: Callable[[str], object],
-    tracer: Tracer | None = None,
-) -> Deliverer:
-    """Return the deliverer, woken when messages are enqueued; `count` is called with each outcome.
+def open_deliverer(parts: Parts, settings: Settings, tracer: Tracer | None = None) -> Deliverer:
+    """Return the deliverer, woken when messages are enqueued.
 
     Raises:
         ConfigError: A template or another file named in `delivery` can't be used.
@@ -153,20 +147,17 @@ def open_deliverer(
     deliverer = Deliverer(
         database=parts.database,
         keyring=parts.keyring,
-        transport=build_transport(settings.delivery, proxy_rules(settings.outbound), clock),
+        transport=build_transport(settings.delivery, proxy_rules(settings.outbound), parts.clock),
         settings=settings.delivery,
-        clock=clock,
-        count=count,
+        clock=parts.clock,
         tracer=tracer,
     )
     parts.doorbell.answer(Channel.OUTBOX, deliverer.wake)
     return deliverer
 
 
-def open_forwarding(
-    parts: Parts, settings: Settings, count: Callable[[str, int], object]
-) -> AuditForwarding | None:
-    """Return what forwards audit events, or None without a target; `count` is told of each batch.
+def open_forwarding(parts: Parts, settings: Settings) -> AuditForwarding | None:
+    """Return what forwards audit events, or None without a target.
 
     Raises:
         ConfigError: A file named in `audit.forward` can't be used.
@@ -176,7 +167,7 @@ def open_forwarding(
     if target is None:
         return None
     return AuditForwarding(
-        database=parts.database, target=target, settings=forward, clock=parts.clock, count=count
+        database=parts.database, target=target, settings=forward, clock=parts.clock
     )
 
 

@@ -21,7 +21,7 @@ class DatabaseWatch:
     """Looks at the database once a second; `is_up` and `migrations_pending` are what it saw last.
 
     The service starts only with a complete schema. Migrations are pending if the database has since
-    been replaced by an older one.
+    been replaced by an older one; they are counted once a minute.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float] = elapsed) -> None:
@@ -35,18 +35,28 @@ class DatabaseWatch:
         """Look until cancelled; `on_look` is called each time with what is wrong, or ""."""
         while True:
             on_look(await self.look())
+            await self.count_if_due()
             await asyncio.sleep(_PROBE_INTERVAL)
 
     async def look(self) -> str:
         """Look once; return why the database can't be used, or ""."""
         try:
             await self._database.ping()
-            if self._clock() >= self._next_count:
-                async with self._database.connection() as connection:
-                    self.migrations_pending = await count_pending(connection)
-                self._next_count = self._clock() + _COUNT_INTERVAL
         except StoreUnavailable as error:
             self.is_up = False
             return f"database: {describe(error, host=False)}"
         self.is_up = True
         return ""
+
+    async def count_if_due(self) -> None:
+        """Count the pending migrations, unless that was tried within the last minute."""
+        now = self._clock()
+        if now < self._next_count:
+            return
+        # Even if it fails, so that a failure that lasts does not keep this from looking.
+        self._next_count = now + _COUNT_INTERVAL
+        try:
+            async with self._database.connection() as connection:
+                self.migrations_pending = await count_pending(connection)
+        except StoreUnavailable:
+            log.debug("migrations_not_counted")

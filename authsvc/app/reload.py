@@ -72,6 +72,9 @@ def _fingerprint(started_with: Settings, newest: Settings) -> str:
     for key in RELOADED:
         *sections, name = key.split(".")
         reduce(getitem, sections, in_force)[name] = reduce(getitem, sections, reloaded)[name]
+    # Machines have addresses of their own.
+    for section in ("grpc", "http"):
+        del in_force[section]["address"]
     return hashlib.sha256(json.dumps(in_force, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -23,6 +23,7 @@ from authsvc.errors import (
     ServerError,
     ServiceError,
 )
+from authsvc.measures import Counts
 from authsvc.outbound.breached_passwords import open_ranges
 from authsvc.outbound.http import open_session
 from authsvc.outbound.providers import open_providers
@@ -89,7 +90,8 @@ async def check_deeply(settings: Settings) -> list[Finding]:
         findings.append(await _keys(settings))
     findings += await check_delivery(settings)
     findings += await check_breached_passwords(settings)
-    return findings + await check_providers(settings)
+    findings += await check_providers(settings)
+    return findings + await check_telemetry(settings)
 
 
 def check_addresses(settings: Settings) -> list[Finding]:
@@ -225,6 +227,27 @@ async def check_providers(settings: Settings) -> list[Finding]:
                 else:
                     findings.append(Finding(key, detail="describes itself"))
     return findings
+
+
+async def check_telemetry(settings: Settings) -> list[Finding]:
+    """Return whether the collector takes traces, if there is one; none is sent."""
+    if settings.telemetry.otlp_endpoint is None:
+        return []
+    from authsvc.telemetry.sender import NotSent, Sender, Signal  # noqa: PLC0415 - an extra
+
+    key = "telemetry.otlp_endpoint"
+    try:
+        sender = Sender(settings.telemetry, Signal.TRACES, Counts())
+    except OSError as error:
+        return [Finding(key, f"{error.filename} can't be read: {error.strerror}")]
+    try:
+        with captured_logs():
+            await sender.send(b"")
+    except NotSent as error:
+        return [Finding(key, f"the collector takes nothing: {error}")]
+    finally:
+        await sender.close()
+    return [Finding(key, detail="the collector takes traces")]
 
 
 def _why_unavailable(lines: list[EventDict], what: str) -> str:

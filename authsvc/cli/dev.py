@@ -180,7 +180,8 @@ async def _dev(
     parent: int | None,
 ) -> None:
     signals = Signals()
-    await migrator.migrate(settings.database.url.get_secret_value())
+    # Nobody else serves on a developer's database, however old it is.
+    await migrator.migrate(settings.database.url.get_secret_value(), skip_versions=True)
     app = await Application.start(settings)
     helpers = [asyncio.create_task(postgres.supervise())] if postgres else []
     if parent is not None:

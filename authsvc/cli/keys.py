@@ -1,5 +1,7 @@
 """Owns `authsvc keys`: the keys that sign access tokens, and those that protect what is stored."""
 
+import sys
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from authsvc.cli.keys_at_rest import generate, reseal, status
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, emit_one
 from authsvc.cli.work import with_use_cases
 from authsvc.core.use_cases import UseCases
+from authsvc.errors import StoreUnavailable
 from authsvc.models.signing import KeyState, SigningKeyInfo
 
 NowOption = Annotated[
@@ -39,7 +42,7 @@ def list_keys(
     prepared: published, signs next, from the time shown. active: signs. retired: only verifies,
     until its last token has expired. revoked: neither signs nor verifies.
     """
-    infos = with_use_cases(config, secrets, lambda use: use.signing_keys.list())
+    infos, notes = with_use_cases(config, secrets, _list)
     rows = [
         {
             "key_id": info.key_id,
@@ -55,6 +58,22 @@ def list_keys(
         for info in infos
     ]
     emit(rows, as_json=as_json, title="Signing keys")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+async def _list(use: UseCases) -> tuple[Sequence[SigningKeyInfo], Sequence[str]]:
+    """Return the keys, and what is to be said of the HSM."""
+    infos = await use.signing_keys.list()
+    try:
+        orphans = await use.signing_keys.find_orphans()
+    except StoreUnavailable as error:
+        return infos, [error.message]
+    return infos, [
+        f"the HSM holds the key {orphan}, which is none of these: remove it there, unless a"
+        " rotation is in progress or another service shares the token"
+        for orphan in orphans
+    ]
 
 
 @app.command()

@@ -33,11 +33,19 @@ def migrate(
             show_default=False,
         ),
     ] = None,
+    skip_versions: Annotated[
+        bool,
+        typer.Option(
+            "--skip-versions",
+            help="Migrate from an older version than the one before; no replica may be running.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Migrate the database to this version's schema.
 
-    Safe to repeat, to run several times at once, and while the previous version is serving.
+    Safe to repeat, to run several times at once, and while the version before is serving. `authsvc
+    upgrade check` says in advance what it will do.
     """
     patience = duration_of(wait, "--wait")
     database = settings_of(config, secrets).database
@@ -46,7 +54,9 @@ def migrate(
     seconds = database.lock_timeout.total_seconds() / 2
     if patience is not None:
         run(partial(migrator.wait_for_database, url, patience, say=_say))
-    work = partial(migrator.migrate, url, lock_seconds=seconds, say=_say)
+    work = partial(
+        migrator.migrate, url, lock_seconds=seconds, skip_versions=skip_versions, say=_say
+    )
     applied = [] if dry_run else run(work)
     rows = [
         {

@@ -132,7 +132,9 @@ async def scrape(
         ) as response:
             if response.status != 200:
                 raise ServerError(f"{replica.name} answers {response.status}")
-            body = await response.content.read(_MAX_BYTES)
+            body = await _read(response.content)
+            if body is None:
+                raise ServerError(f"{replica.name} answers with more than {_MAX_BYTES} bytes")
         return parse(body.decode("utf-8", "replace"), time.monotonic())
     except TimeoutError:
         raise ServerError(f"{replica.name} does not answer in time") from None
@@ -143,6 +145,16 @@ async def scrape(
         raise ServerError(f"{replica.name} does not answer: {type(error).__name__}") from None
     except ValueError:
         raise ServerError(f"{replica.name} answers with something else than metrics") from None
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes | None:
+    """Return the whole content; None if it is too long."""
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > _MAX_BYTES:
+            return None
+    return bytes(body)
 
 
 def client_tls(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from authsvc.config import DatabaseSettings, PasswordSettings
+from authsvc.config import DatabaseSettings, PasswordSettings, footprint
+from authsvc.config.database import OUTSIDE_POOL
 
 COSTS = Path(__file__).with_name("costs.toml")
 
@@ -17,9 +18,7 @@ _HASH_SHARE = 0.7
 _DATABASE_SHARE = 0.5
 # A rollout and a lost node each take one away.
 _FEWEST_REPLICAS = 3
-_CACHED_SESSION_BYTES = 2_048
 _MOST_CACHED = 500_000
-_EXTRA_CONNECTIONS = 4
 _FEWEST_DATABASE_CORES = 2
 # Days have nights: the mean load of a day by the peak.
 _MEAN_BY_PEAK = 1 / 3
@@ -143,9 +142,9 @@ def size(rates: Mapping[str, float], sessions: int, costs: Costs) -> Size:
     memory = (
         costs.memory_mb * 1e6
         + threads * passwords.argon2_memory_kib * 1024
-        + cached * _CACHED_SESSION_BYTES
+        + cached * footprint.SESSION
     ) / _MEBIBYTE
-    connections = DatabaseSettings.model_fields["pool_max"].default + _EXTRA_CONNECTIONS
+    connections = DatabaseSettings.model_fields["pool_max"].default + OUTSIDE_POOL
     return Size(
         replicas=replicas,
         cpu_request=max(0.1, math.ceil((looping + hashing) / carrying * 10) / 10),

@@ -75,7 +75,10 @@ class _Feed:
         now = elapsed()
         expires = response.expire_time.ToDatetime(UTC)
         seconds = (expires - datetime.now(UTC)).total_seconds()
-        until = self.knowledge.keys.install(response.jwks_json, seconds, now)
+        # Older services don't say whether they have others.
+        are_all = response.HasField("has_secret_keys") and not response.has_secret_keys
+        keys = self.knowledge.keys
+        until = keys.install(response.jwks_json, seconds, now, are_all=are_all)
         # A little earlier, and not all verifiers at once.
         self._keys_due = now + (until - now) * JITTER.uniform(0.8, 1)
 

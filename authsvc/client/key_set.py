@@ -45,9 +45,13 @@ class KeySet:
     """The keys of the last good answer, without those that were revoked.
 
     Times are those of `freshness.elapsed`, except for the expiry of a revocation.
+
+    Attributes:
+        are_all: Whether there are no others: none that is symmetric, and so is never published.
     """
 
     def __init__(self) -> None:
+        self.are_all = False
         self._keys: dict[str, VerifyingKey] = {}
         self._revoked: dict[str, float] = {}
         self._expires = self._unusable_from = float("-inf")
@@ -83,7 +87,7 @@ class KeySet:
         """Take note that a fetch begins."""
         self._began = now
 
-    def install(self, jwks: str, seconds: float, now: float) -> float:
+    def install(self, jwks: str, seconds: float, now: float, *, are_all: bool = False) -> float:
         """Replace the keys by those of a JSON Web Key Set that may be cached for `seconds`.
 
         Return when they are due to be fetched again.
@@ -101,6 +105,7 @@ class KeySet:
                 for key_id, key in keys.items()
                 if key_id not in self._revoked
             }
+        self.are_all = are_all
         self._expires = now + min(max(seconds, _SHORTEST), _LONGEST)
         self._unusable_from = self._expires + _GRACE
         self._known_at = self._began

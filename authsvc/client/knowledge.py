@@ -30,6 +30,8 @@ class Knowledge:
         keys: The published keys.
         revoked: The sessions and users that were revoked.
         known_until: Up to when all revocations are known.
+        swept_until: Revocations that expired by then may be forgotten: tokens that did are refused,
+            even if the clock is set back.
         cursor: Where the stream continues; "" to begin anew.
         is_lost: Whether the process was forked: nothing arrives in the child.
         counts: How often something was done to know more.
@@ -40,6 +42,7 @@ class Knowledge:
         self.revoked = Revoked()
         self.known_until = KnownUntil()
         self.cursor = ""
+        self.swept_until = float("-inf")
         self.is_lost = False
         self.counts = Counter(streams=0, snapshots=0, key_fetches=0, key_fetches_failed=0)
         self._complete_cursor = ""
@@ -65,6 +68,7 @@ class Knowledge:
         is_datable = self.known_until.receive(until, is_complete=response.complete, now=now)
         # What has expired on one of the two clocks may still be accepted by the other.
         expired = min(until, time.time()) - _MARGIN
+        self.swept_until = max(self.swept_until, expired)
         self.revoked.sweep(expired)
         self.keys.sweep(expired)
         return is_datable

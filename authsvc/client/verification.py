@@ -155,7 +155,7 @@ class Verification:
     ) -> str | None:
         """Return the reason not to accept a token that the service signed, or None."""
         wall = self._clock()
-        if wall >= claims.expires:
+        if wall >= claims.expires or claims.expires <= self.knowledge.swept_until:
             return "EXPIRED"
         if claims.valid_from > wall + self._skew:
             return "NOT_YET_VALID"
@@ -199,8 +199,8 @@ class Verification:
         keys = self.knowledge.keys
         if keys.is_revoked(header.key_id):
             self._reject("SIGNATURE_INVALID")
-        # A symmetric key is never published: only the service can tell.
-        if not keys.is_usable(now) or header.algorithm == "HS256":
+        # A symmetric key is never published: only the service can tell, if it has any.
+        if not keys.is_usable(now) or (header.algorithm == "HS256" and not keys.are_all):
             self._leave_open("UNUSABLE")
         if not keys.may_exist(now):
             self._reject("SIGNATURE_INVALID")

@@ -9,7 +9,7 @@ from authsvc.config.database_address import DatabaseAddress
 from authsvc.config.types import Between, Duration, Section
 
 # The readers of revocations, blocks and audit events, and the listener.
-_OUTSIDE_POOL = 4
+OUTSIDE_POOL = 4
 
 
 class DatabaseSettings(Section):
@@ -68,7 +68,7 @@ class DatabaseSettings(Section):
     @property
     def connections(self) -> int:
         """How many connections a replica opens at most, with those that are not the pool's."""
-        return self.pool_max + _OUTSIDE_POOL
+        return self.pool_max + OUTSIDE_POOL
 
     @property
     def notes(self) -> list[str]:

@@ -177,6 +177,8 @@ def _decode(text: str, schema: Schema) -> Any:
     kind = schema.get("type", "string")
     if kind == "integer" and re.fullmatch(r"[+-]?[0-9]{1,20}", text):
         return int(text)
+    if kind == "number" and re.fullmatch(r"[+-]?[0-9]{1,20}(\.[0-9]{1,20})?", text):
+        return float(text)
     if kind == "boolean":
         return _BOOLEANS.get(text.lower(), text)
     if kind not in {"array", "object"}:

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -64,6 +65,10 @@ class Hsm:
     async def sign(self, algorithm: str, secret: ExternalSecret, message: bytes) -> bytes:
         """Return the key's signature over `message`; raises StoreUnavailable."""
         return await self._call(lambda session: self._sign(session, algorithm, secret.id, message))
+
+    async def find_ids(self) -> AbstractSet[bytes]:
+        """Return the ids of all private keys with the label; raises StoreUnavailable."""
+        return await self._call(_find_ids)
 
     async def destroy(self, secret: ExternalSecret) -> None:
         """Destroy both halves of a key; raises StoreUnavailable."""
@@ -178,6 +183,11 @@ class Hsm:
             raise NoSuchKey
         for half in halves:
             half.destroy()
+
+
+def _find_ids(session: pkcs11.Session) -> AbstractSet[bytes]:
+    wanted = {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: _LABEL}
+    return {found[Attribute.ID] for found in session.get_objects(wanted)}
 
 
 def _subject_public_key_info(encoded: bytes) -> bytes:

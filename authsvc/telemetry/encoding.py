@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from prometheus_client.samples import Exemplar, Sample
 
 from authsvc import __version__
-from authsvc.conventions import METRICS, RPC_METHOD, MetricName
+from authsvc.conventions import METRICS, RPC_METHOD, VALUES, MetricName
 from authsvc.tracing import Attributes, Span, SpanKind
 
 _SCOPE = InstrumentationScope(name="authsvc", version=__version__)
@@ -107,7 +107,10 @@ def _metric(family: Metric, start: int, now: int) -> otlp.Metric:
 
 
 def _labels(labels: Mapping[str, str], names: Mapping[str, str]) -> list[KeyValue]:
-    named = {names.get(name, name): value for name, value in labels.items()}
+    named = {
+        names.get(name, name): VALUES.get(value, value) if name in names else value
+        for name, value in labels.items()
+    }
     if RPC_METHOD in named:
         # The conventions have no slash in front.
         named[RPC_METHOD] = named[RPC_METHOD].removeprefix("/")

@@ -5,7 +5,7 @@ Spans wait in a bounded queue; what does not fit is counted and lost.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import islice
 from socket import gethostname
@@ -13,12 +13,11 @@ from time import time_ns
 from uuid import uuid4
 
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from authsvc import __version__
 from authsvc.config import ConfigError, TelemetrySettings
 from authsvc.core.lib.jitter import JITTER
+from authsvc.measures import Counts
 from authsvc.metrics import Metrics
 from authsvc.telemetry.encoding import encode_metrics, encode_spans, resource_of
 from authsvc.telemetry.sender import NotSent, Sender, Signal
@@ -34,7 +33,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 class Telemetry:
-    """Sends what `tracer` records, and the metrics of the process."""
+    """Sends what `tracer` records, and the metrics of the process.
+
+    `spans` counts them by what became of them, `failures` the failed requests by their signal.
+    """
 
     def __init__(self, settings: TelemetrySettings, metrics: Metrics) -> None:
         """Prepare everything; nothing is sent before `start`.
@@ -47,9 +49,11 @@ class Telemetry:
             max_per_second=settings.max_traces_per_second,
             sink=self._add,
         )
+        self.spans = Counts(("sent",), ("dropped",))
+        self.failures = Counts(*((signal.value,) for signal in Signal))
         try:
             self._senders = {
-                signal: Sender(settings, signal)
+                signal: Sender(settings, signal, self.failures)
                 for signal in Signal
                 if signal is Signal.TRACES or settings.metrics
             }
@@ -72,8 +76,6 @@ class Telemetry:
         self._full = asyncio.Event()
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._sent = self._dropped = 0
-        self._registry.register(_Counts(self))
 
     def start(self) -> None:
         """Begin to send."""
@@ -94,31 +96,14 @@ class Telemetry:
         for sender in self._senders.values():
             await sender.close()
 
-    def counts(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        """Return the metrics of the sending itself."""
-        spans = CounterMetricFamily(
-            "authsvc_telemetry_spans", "Spans by what became of them.", labels=("outcome",)
-        )
-        spans.add_metric(("sent",), self._sent)
-        spans.add_metric(("dropped",), self._dropped)
-        failures = CounterMetricFamily(
-            "authsvc_telemetry_failures", "Requests that failed.", labels=("signal",)
-        )
-        for signal, sender in self._senders.items():
-            failures.add_metric((signal.value,), sender.failures)
-        limited = CounterMetricFamily(
-            "authsvc_telemetry_traces_limited",
-            "Calls not traced because of telemetry.max_traces_per_second.",
-            value=self.tracer.limited,
-        )
-        waiting = GaugeMetricFamily(
-            "authsvc_telemetry_spans_waiting", "Spans to be sent.", value=len(self._waiting)
-        )
-        return spans, failures, limited, waiting
+    @property
+    def waiting(self) -> int:
+        """The number of spans that wait to be sent."""
+        return len(self._waiting)
 
     def _add(self, span: Span) -> None:
         if len(self._waiting) >= MAX_WAITING:
-            self._dropped += 1
+            self.spans.add("dropped")
             return
         self._waiting.append(span)
         if len(self._waiting) >= _BATCH:
@@ -151,8 +136,8 @@ class Telemetry:
             pause = min(2 * pause, _LONGEST_PAUSE)
         for _ in batch:
             self._waiting.popleft()
-        self._sent += len(batch) - rejected
-        self._dropped += rejected
+        self.spans.add("sent", count=len(batch) - rejected)
+        self.spans.add("dropped", count=rejected)
         return True
 
     async def _send_metrics(self) -> None:
@@ -165,14 +150,6 @@ class Telemetry:
 
     def _encode_metrics(self) -> bytes:
         return encode_metrics(self._registry.collect(), self._resource, self._start_time)
-
-
-class _Counts(Collector):
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
-
-    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        return self._telemetry.counts()
 
 
 async def _run(job: Callable[[], Awaitable[None]]) -> None:

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from authsvc.config import TelemetrySettings
+from authsvc.measures import Counts
 
 log = structlog.get_logger("authsvc.telemetry")
 
@@ -57,17 +58,17 @@ _CALLS: dict[Signal, tuple[str, Any, str]] = {
 
 
 class NotSent(Exception):
-    """The collector did not take it; `may_retry` says whether it may another time."""
+    """The collector did not take it; the text says why, `may_retry` if it may another time."""
 
-    def __init__(self, *, may_retry: bool) -> None:
-        super().__init__()
+    def __init__(self, problem: str, *, may_retry: bool) -> None:
+        super().__init__(problem)
         self.may_retry = may_retry
 
 
 class Sender:
-    """Sends one signal; `failures` counts what was not taken."""
+    """Sends one signal; counts in `failures` what was not taken."""
 
-    def __init__(self, settings: TelemetrySettings, signal: Signal) -> None:
+    def __init__(self, settings: TelemetrySettings, signal: Signal, failures: Counts) -> None:
         """Open a connection, which is established by the first call; raises OSError for a file."""
         self._settings = settings
         self._signal = signal
@@ -75,7 +76,7 @@ class Sender:
         secret = settings.authorization
         self._metadata = (("authorization", secret.get_secret_value()),) if secret else ()
         self._is_failing = False
-        self.failures = 0
+        self._failures = failures
         self._open()
 
     async def send(self, body: bytes) -> int:
@@ -85,10 +86,11 @@ class Sender:
             answer = await self._call(body, timeout=self._timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             may_retry = error.code() in _RETRYABLE
-            self._failed(f"{error.code().name}: {error.details()}"[:_MAX_DETAILS])
+            problem = f"{error.code().name}: {error.details()}"[:_MAX_DETAILS]
+            self._failed(problem)
             if may_retry:
                 await self._reopen()
-            raise NotSent(may_retry=may_retry) from None
+            raise NotSent(problem, may_retry=may_retry) from None
         rejected: int = getattr(answer.partial_success, rejected_items)
         if rejected:
             self._failed(f"rejected: {answer.partial_success.error_message}"[:_MAX_DETAILS])
@@ -102,7 +104,7 @@ class Sender:
         await self._channel.close()
 
     def _failed(self, problem: str) -> None:
-        self.failures += 1
+        self._failures.add(self._signal.value)
         if not self._is_failing:
             self._is_failing = True
             log.warning("telemetry_not_sent", signal=self._signal.value, problem=problem)

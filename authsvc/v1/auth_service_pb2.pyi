@@ -1389,9 +1389,15 @@ class GetJwksResponse(_message.Message):
 
     JWKS_JSON_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    HAS_SECRET_KEYS_FIELD_NUMBER: _builtins.int
     jwks_json: _builtins.str
     """A JSON Web Key Set (RFC 7517) as JSON text: the keys that verify tokens
     now and the next signing key.
+    """
+    has_secret_keys: _builtins.bool
+    """Whether there are keys that are not published, as those of HS256: only
+    ValidateToken can tell about their tokens. If false, refuse such tokens
+    without asking. Absent in answers of version 0.1.0, which may have some.
     """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -1404,11 +1410,14 @@ class GetJwksResponse(_message.Message):
         *,
         jwks_json: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        has_secret_keys: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_has_secret_keys", b"_has_secret_keys", "expire_time", b"expire_time", "has_secret_keys", b"has_secret_keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "jwks_json", b"jwks_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_has_secret_keys", b"_has_secret_keys", "expire_time", b"expire_time", "has_secret_keys", b"has_secret_keys", "jwks_json", b"jwks_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__has_secret_keys: _TypeAlias = _typing.Literal["has_secret_keys"]  # noqa: Y015
+    _WhichOneofArgType__has_secret_keys: _TypeAlias = _typing.Literal["_has_secret_keys", b"_has_secret_keys"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__has_secret_keys) -> _WhichOneofReturnType__has_secret_keys | None: ...
 
 Global___GetJwksResponse: _TypeAlias = GetJwksResponse  # noqa: Y015

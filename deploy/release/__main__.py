@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 
-from deploy.release import changelog, sbom, version
+from deploy.release import changelog, sbom, schema, version
 from deploy.release.errors import ReleaseError
 from deploy.release.version import Version
 
@@ -38,8 +38,8 @@ class Release:
         """Return the release's section of the changelog.
 
         Raises:
-            ReleaseError: The tree isn't clean, the version isn't higher than all others, or there
-                is nothing to release.
+            ReleaseError: The tree isn't clean, the version isn't higher than all others, the schema
+                doesn't tell it from the one before, or there is nothing to release.
         """
         if self._git("status", "--porcelain"):
             raise ReleaseError("the tree has changes that are not committed: commit or remove them")
@@ -56,11 +56,16 @@ class Release:
                 raise ReleaseError(
                     f"{self.version} is lower than {named} in {path.relative_to(self.root)}"
                 )
+        schema.check(self.root, self.version)
         return changelog.unreleased(text)
 
     def make(self) -> list[Path]:
         """Make the release, all of it or nothing; return the files to publish."""
-        files = [*version.files(self.root), self._changelog, self.root / _BASELINE]
+        files = [
+            *version.files(self.root),
+            self._changelog,
+            *(self.root / name for name in (_BASELINE, schema.FILE)),
+        ]
         names = [str(path.relative_to(self.root)) for path in files]
         try:
             self._write()
@@ -80,6 +85,7 @@ class Release:
         version.set_version(self.root, self.version)
         text = changelog.release(self._changelog.read_text(), self.version, self.day)
         self._changelog.write_text(text)
+        schema.add(self.root, self.version)
         buf = str(Path(sys.executable).with_name("buf"))
         self._run(buf, "build", "protos", "--exclude-source-info", "-o", _BASELINE)
 

@@ -91,11 +91,11 @@ async def test_stop_before_start_does_nothing() -> None:
 
 async def test_job_names_are_unique(live_settings: Settings, clock: FakeClock) -> None:
     async with open_parts(live_settings, clock) as parts:
-        deliverer = open_deliverer(parts, live_settings, clock, lambda _: None)
+        deliverer = open_deliverer(parts, live_settings)
         webhook = {"url": "https://a.test", "secrets": ["whsec_" + "A" * 32]}
         audit = AuditSettings.model_validate({"forward": {"target": "webhook", "webhook": webhook}})
         settings = live_settings.model_copy(update={"audit": audit})
-        forwarding = open_forwarding(parts, settings, lambda *_: None)
+        forwarding = open_forwarding(parts, settings)
         jobs = background_jobs(parts, deliverer, forwarding, *[_Work().run] * 3)
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)

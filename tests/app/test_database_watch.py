@@ -1,5 +1,8 @@
 """The regular look at the database: whether it answers, and whether it lacks migrations."""
 
+import asyncpg
+import pytest
+
 from authsvc.app.database_watch import DatabaseWatch
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.store.postgres.database import Database
@@ -25,18 +28,31 @@ async def test_missing_migrations_are_counted_once_a_minute(database: Database) 
             "DELETE FROM schema_version"
             " WHERE version > (SELECT max(version) - 2 FROM schema_version)"
         )
-    assert await watch.look() == ""
+    await watch.count_if_due()
     assert watch.migrations_pending == 0
     seconds.now += 60
-    assert await watch.look() == ""
+    await watch.count_if_due()
     assert watch.migrations_pending == 2
     async with database.connection() as connection:
         await connection.execute("DROP TABLE schema_version")
-    await watch.look()
+    await watch.count_if_due()
     assert watch.migrations_pending == 2
     seconds.now += 60
-    await watch.look()
+    await watch.count_if_due()
     assert watch.migrations_pending > 20
+
+
+async def test_count_that_fails_is_not_tried_again_at_once(database: Database) -> None:
+    seconds = Seconds()
+    watch = DatabaseWatch(database, seconds)
+    seconds.now += 60
+    async with database.connection() as connection:
+        await connection.execute("ALTER TABLE schema_version RENAME COLUMN version TO lost")
+    with pytest.raises(asyncpg.UndefinedColumnError):
+        await watch.count_if_due()
+    # The job starts again, and looks.
+    await watch.count_if_due()
+    assert await watch.look() == ""
 
 
 async def test_database_that_is_gone_is_not_up(own_server: EmbeddedPostgres) -> None:

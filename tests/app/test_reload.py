@@ -80,3 +80,11 @@ def test_fingerprint_is_that_of_the_settings_in_force(settings: Settings) -> Non
     assert reload.fingerprint == Reload(stricter).fingerprint != started
     reload.to(settings)
     assert reload.fingerprint == started
+
+
+def test_fingerprint_is_the_same_on_machines_with_addresses_of_their_own(
+    settings: Settings,
+) -> None:
+    elsewhere = _with(settings, "grpc", address="192.0.2.7:8443")
+    elsewhere = _with(elsewhere, "http", address="192.0.2.7:8081")
+    assert Reload(elsewhere).fingerprint == Reload(settings).fingerprint

@@ -75,7 +75,12 @@ async def test_only_metrics_require_client_certificate(
     authority: Authority,
     http: aiohttp.ClientSession,
 ) -> None:
-    get = Https(http, await start_service(encrypted), authority)
+    service = await start_service(encrypted)
+    expiry = service.app.web._metrics.registry.get_sample_value(
+        "authsvc_http_tls_certificate_expire_time_seconds"
+    )
+    assert expiry == service.app.server.certificate.served.leaf.not_valid_after_utc.timestamp()
+    get = Https(http, service, authority)
     for path in ("/livez", "/readyz", "/.well-known/jwks.json"):
         assert await get(path) == 200
     assert await get("/metrics") == 403

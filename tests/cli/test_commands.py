@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from authsvc.cli.confirming import confirm
 from authsvc.cli.main import app
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.dev.workspace import Workspace
+from authsvc.errors import StoreUnavailable
 from tests.cli.conftest import Command, plain
 
 PASSWORD = "Correct-Horse-42-Staple"
@@ -163,6 +165,22 @@ def test_commands_reject_empty_database_with_hint(
 def _keys(command: Command) -> dict[str, str]:
     rows = json.loads(command("keys", "list", "--json").output)
     return {row["key_id"]: row["state"] for row in rows}
+
+
+def test_keys_list_says_what_is_left_in_the_hsm(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def orphans(_: SigningKeys) -> list[str]:
+        return ["00ff"]
+
+    async def none(_: SigningKeys) -> list[str]:
+        raise StoreUnavailable("The HSM is away.")
+
+    for found, said in ((orphans, "note: the HSM holds the key 00ff"), (none, "note: The HSM is")):
+        monkeypatch.setattr(SigningKeys, "find_orphans", found)
+        result = command("keys", "list", "--json")
+        assert (result.exit_code, json.loads(result.stdout)) == (0, [])
+        assert result.stderr.startswith(said)
 
 
 @pytest.mark.slow

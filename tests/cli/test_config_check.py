@@ -4,16 +4,18 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import trustme
 
-from authsvc.cli.config_check import check_deeply, check_files
+from authsvc.cli.config_check import Finding, check_deeply, check_files, check_telemetry
 from authsvc.config import DeliverySettings, ProviderSettings, Settings, WebhookSettings, load
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command
 from tests.support.breached import RangeServer
 from tests.support.databases import opened
 from tests.support.mail_server import mail_server, settings_for
+from tests.support.otlp import Collector
 from tests.support.provider import LocalProvider, saying
 from tests.support.stored import add_user
 
@@ -53,6 +55,20 @@ async def test_what_works_is_told_line_by_line(settings: Settings) -> None:
         "delivery.folder",
     ]
     assert [each.problem for each in findings] == [None] * len(findings)
+
+
+async def test_collector_is_asked(settings: Settings, collector: Collector) -> None:
+    asked = settings.model_copy(update={"telemetry": collector.settings()})
+    findings = await check_deeply(asked)
+    assert findings[-1] == Finding("telemetry.otlp_endpoint", None, "the collector takes traces")
+    assert not collector.spans
+    collector.refusal = grpc.StatusCode.UNAUTHENTICATED
+    assert await check_telemetry(asked) == [
+        Finding("telemetry.otlp_endpoint", "the collector takes nothing: UNAUTHENTICATED: not now")
+    ]
+    missing = _with(asked, "telemetry", otlp_endpoint="https://localhost", ca_file=Path("/nowhere"))
+    [finding] = await check_telemetry(missing)
+    assert finding.problem == "/nowhere can't be read: No such file or directory"
 
 
 @pytest.mark.slow

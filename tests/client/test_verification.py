@@ -1,6 +1,7 @@
 """What is checked again for a token that was seen before, and what can't be told."""
 
 import json
+import time
 from uuid import uuid4
 
 import pytest
@@ -145,6 +146,18 @@ def test_symmetric_signature_is_left_to_the_service(world: World) -> None:
     assert not isinstance(caught.value, KeyUnknown)
 
 
+def test_symmetric_signature_is_of_an_unknown_key_where_there_are_no_secret_ones(
+    world: World,
+) -> None:
+    jwks = json.dumps({"keys": [KEY.public_jwk]})
+    for seconds_ago, error in ((100.0, KeyUnknown), (1.0, TokenRejected)):
+        began = elapsed() - seconds_ago
+        world.knowledge.keys.begin(began)
+        world.knowledge.keys.install(jwks, 3600, began, are_all=True)
+        with pytest.raises(error):
+            world.verification.judge(token(SYMMETRIC), "shop", (), "", None, 1e9)
+
+
 def test_nothing_is_accepted_with_keys_of_long_ago(world: World) -> None:
     text = token()
     assert world.says(text) == ""
@@ -202,3 +215,22 @@ def test_child_of_a_fork_fetches_no_keys(world: World) -> None:
         world.verification.judge(token(STRANGER), "shop", (), "", None, 1e9)
     assert not isinstance(caught.value, KeyUnknown)
     assert world.asked_for_keys == 0
+
+
+def test_clock_that_is_set_back_accepts_nothing_that_was_forgotten(world: World) -> None:
+    real = int(time.time())
+    ended = str(uuid4())
+    old = token(sid=ended, iat=real - 7200, nbf=real - 7200, exp=real - 3600)
+    revocation = Revocation(session_id=ended)
+    revocation.expire_time.FromSeconds(real - 3540)
+    world.now = real - 5000
+    world.receive(revocation)
+    assert world.says(old) == "SESSION_REVOKED"
+    until = WatchRevocationsResponse(complete=True)
+    until.known_until_time.FromSeconds(real)
+    for _ in range(256):  # all of it is swept
+        world.knowledge.receive(until, elapsed())
+    assert not len(world.knowledge.revoked)
+    assert world.says(old) == "EXPIRED"
+    # What has not expired by any clock is not concerned.
+    assert world.says(token(iat=real - 5000, nbf=real - 5000, exp=real - 200)) == ""

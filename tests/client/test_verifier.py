@@ -351,13 +351,14 @@ async def test_lost_role_ends_older_tokens_and_no_newer_one(
 # Unknown keys
 
 
+@pytest.mark.parametrize("algorithm", ["ES256", "HS256"])
 async def test_flood_of_unknown_key_ids_costs_few_fetches_and_no_question(
-    service: Service, start_verifier: StartVerifier
+    service: Service, start_verifier: StartVerifier, algorithm: str
 ) -> None:
     tokens = await service.new_session()
     twin = await start_verifier(service.app.grpc_port)
     fetches = twin.verifier.metrics()["key_fetches"]
-    forged = [_with_key_id(tokens.access_token, number) for number in range(300)]
+    forged = [_with_key_id(tokens.access_token, number, algorithm) for number in range(300)]
     started = asyncio.get_running_loop().time()
     outcomes = await asyncio.gather(
         *(twin.authenticate(token) for token in forged), return_exceptions=True
@@ -392,8 +393,8 @@ async def test_flood_of_unknown_key_ids_asks_nothing_while_keys_cannot_be_fetche
     assert twin.says(tokens.access_token) == ""
 
 
-def _with_key_id(token: str, number: int) -> str:
-    header = {"typ": "at+jwt", "alg": "ES256", "kid": f"unknown-{number}"}
+def _with_key_id(token: str, number: int, algorithm: str = "ES256") -> str:
+    header = {"typ": "at+jwt", "alg": algorithm, "kid": f"unknown-{number}"}
     first = base64.urlsafe_b64encode(json.dumps(header).encode()).decode().rstrip("=")
     return ".".join([first, *token.split(".")[1:]])
 

@@ -217,6 +217,23 @@ def test_booleans_of_the_environment_have_several_words(
     assert load(config, secrets_dir=secrets).sessions.user_agent_binding
 
 
+@pytest.mark.parametrize(("value", "number"), [("0.05", 0.05), ("0", 0.0), ("1", 1.0)])
+def test_numbers_of_the_environment_may_have_a_fraction(
+    config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch, value: str, number: float
+) -> None:
+    monkeypatch.setenv("AUTHSVC_TELEMETRY__TRACES_SAMPLE_RATIO", value)
+    assert load(config, secrets_dir=secrets).telemetry.traces_sample_ratio == number
+
+
+@pytest.mark.parametrize("value", ["1e-2", "0.1.2", "half", "-1", "1.5"])
+def test_other_texts_are_no_ratio(
+    config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("AUTHSVC_TELEMETRY__TRACES_SAMPLE_RATIO", value)
+    [problem] = _problems(config, secrets)
+    assert problem.startswith("telemetry.traces_sample_ratio: got a")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "problem"),

@@ -14,7 +14,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 import authsvc
-from deploy.release import audit, changelog, sbom, version
+from deploy.release import audit, changelog, sbom, schema, version
 from deploy.release.__main__ import ROOT, main
 from deploy.release.errors import ReleaseError
 from deploy.release.version import Version
@@ -50,6 +50,11 @@ def project(
     (tmp_path / "README.md").write_text("docker build -t authsvc:0.1.0 .\n")
     (tmp_path / "CHANGELOG.md").write_text(CHANGES)
     (tmp_path / "protos" / "baseline.json").write_text("{}")
+    migrations = tmp_path / schema.MIGRATIONS
+    migrations.mkdir(parents=True)
+    (migrations / "0001_first.sql").write_text("SELECT 1;")
+    (migrations / "0002_second.sql").write_text("SELECT 1;")
+    (tmp_path / schema.FILE).write_text('"0.0.9" = 1\n')
     version.set_version(tmp_path, Version(0, 1, 0))
     git(tmp_path, "init", "--quiet")
     commit(tmp_path)
@@ -77,6 +82,7 @@ def test_release_is_committed_tagged_and_built(project: Path) -> None:
     assert {named for _, named in version.named_versions(project)} == {"0.2.0"}
     assert "## Unreleased\n\n## 0.2.0 - 2" in (project / "CHANGELOG.md").read_text()
     assert json.loads((project / "protos" / "baseline.json").read_text())["file"]
+    assert (project / schema.FILE).read_text() == '"0.0.9" = 1\n"0.2.0" = 2\n'
     assert git(project, "log", "-1", "--format=%s %D").startswith("Release 0.2.0 HEAD -> ")
     assert git(project, "rev-parse", "v0.2.0^{commit}") == git(project, "rev-parse", "HEAD")
     assert not git(project, "status", "--short")
@@ -98,6 +104,16 @@ def test_dry_run_prints_changes_and_modifies_nothing(
     assert main(["--dry-run", "0.2.0"], project) == 0
     assert "- Something." in capsys.readouterr().out
     assert state(project) == before
+
+
+def test_release_that_is_no_patch_needs_a_migration(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / schema.MIGRATIONS / "0002_second.sql").unlink()
+    commit(project)
+    assert main(["--dry-run", "0.2.0"], project) == 1
+    assert "0002_version_0_2.sql" in capsys.readouterr().err
+    assert main(["--dry-run", "0.1.1"], project) == 0
 
 
 def test_failed_release_changes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,46 +1,31 @@
-"""There is a runbook for every detection, and its commands work literally."""
+"""There is a runbook for every detection and every alert, and commands work literally.
 
-import asyncio
+Those of an alert's runbook are tried in `tests/world/test_alerts.py`, while it fires.
+"""
+
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
 from authsvc.app.application import Application
 from authsvc.models.incidents import DetectionName, LoginMethod
+from deploy.observability.__main__ import alerts
 from tests.support.documents import REPOSITORY, Page, page
+from tests.support.shell import sh
 
 FOLDER = REPOSITORY / "docs" / "runbooks"
 INDEX = page("docs/runbooks/README.md")
 RUNBOOKS = [INDEX, *(Page(FOLDER / f"{name.value}.md") for name in DetectionName)]
-_PATIENCE = 600.0
 _USER = "ada@example.com"
 
 
-async def sh(script: str, folder: Path, standard_input: str = "") -> str:
-    """Run a script as an operator would, and return what it prints; a failing command ends it."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "TMPDIR": str(folder),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *("sh", "-eux", "-c", script),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    async with asyncio.timeout(_PATIENCE):
-        output, errors = await process.communicate(standard_input.encode())
-    assert process.returncode == 0, (output + errors).decode()
-    return output.decode()
-
-
-def test_every_detection_has_a_runbook_and_the_index_names_it() -> None:
+def test_every_runbook_is_of_a_detection_or_an_alert() -> None:
     pages = {path.stem for path in FOLDER.glob("*.md")} - {"README"}
-    assert pages == {name.value for name in DetectionName}
+    assert pages == {name.value for name in DetectionName} | {alert.page for alert in alerts()}
+
+
+def test_index_names_every_detection() -> None:
     listed = [row[0] for row in INDEX.tables("detection", "means")]
     assert listed == [f"[`{name.value}`]({name.value}.md)" for name in DetectionName]
 
@@ -50,8 +35,9 @@ def test_index_names_every_method() -> None:
     assert listed == [method.value for method in LoginMethod]
 
 
-@pytest.mark.parametrize("runbook", RUNBOOKS[1:], ids=str)
-def test_runbook_says_what_it_means_and_how_to_set_it(runbook: Page) -> None:
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("[!R]*.md")), ids=lambda path: path.stem)
+def test_runbook_says_what_it_means_and_what_to_do(path: Path) -> None:
+    runbook = Page(path)
     assert "**Seen:**" in runbook.text
     assert "**What else it may be:**" in runbook.text
     assert [

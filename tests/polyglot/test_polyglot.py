@@ -54,9 +54,9 @@ def cursors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun = []
     watch = RevocationWatch.watch
 
-    def recorded(self: RevocationWatch, cursor: str) -> Any:
+    def recorded(self: RevocationWatch, cursor: str, caller: str) -> Any:
         begun.append(cursor)
-        return watch(self, cursor)
+        return watch(self, cursor, caller)
 
     monkeypatch.setattr(RevocationWatch, "watch", recorded)
     return begun

@@ -110,6 +110,10 @@ _KNOWN: Mapping[str, Schema] = {
         },
     },
 }
+# What null may remove although it has a default: Kubernetes has its own.
+_REMOVABLE = frozenset(
+    {"resources", "podSecurityContext", "securityContext", "strategy", "behavior", "labels"}
+)
 # A parent chart gives these to its parts.
 _OF_PARENTS: Schema = {"global": {"type": "object"}, "enabled": {"type": "boolean"}}
 
@@ -145,6 +149,12 @@ def _own(value: Any, path: str, comments: Mapping[str, str]) -> Schema:
                 name: _own(inner, f"{path}.{name}".lstrip("."), comments)
                 for name, inner in value.items()
             },
+            # Helm drops a key whose value is null; without these, the templates are at a loss.
+            "required": [
+                name
+                for name, inner in value.items()
+                if inner not in (None, "", [], {}) and name not in _REMOVABLE
+            ],
         }
     elif isinstance(value, list):
         made = dict(_OBJECTS)
@@ -234,6 +244,7 @@ def known_settings() -> Mapping[str, Any]:
     return {
         "reloaded": list(RELOADED),
         "drain_timeout": schema["GrpcSettings"]["properties"]["drain_timeout"]["default"],
+        "hash_memory_mib": schema["PasswordSettings"]["properties"]["hash_memory_mib"]["default"],
         "smtp_port": schema["SmtpSettings"]["properties"]["port"]["default"],
         "syslog_port": schema["SyslogSettings"]["properties"]["port"]["default"],
     }

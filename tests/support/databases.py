@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 import pytest
@@ -87,6 +87,13 @@ async def waits_for_a_lock(connection: Connection) -> bool:
 @pytest.fixture
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A running server for this test only, to be killed or stopped; its database is empty."""
+    with running_server(tmp_path_factory) as server:
+        yield server
+
+
+@contextmanager
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """Run a server that a test may kill, freeze or stop; its database is empty."""
     folder = state_folder(tmp_path_factory)
     server = EmbeddedPostgres(folder)
     server.start()

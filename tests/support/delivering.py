@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -64,7 +64,7 @@ class Mail:
         self.database = database
         self.clock = clock
         self.channel = TestChannel()
-        self.outcomes: Counter[str] = Counter()
+        self._deliverers: list[Deliverer] = []
         self.outbox = Outbox(KEYRING, timedelta(hours=24), clock)
 
     def deliverer(
@@ -72,18 +72,23 @@ class Mail:
     ) -> Deliverer:
         transport = None if no_channel else Transport(channel or self.channel, PlainRenderer())
         made = DeliverySettings.model_validate(settings)
-
-        def count(outcome: str) -> None:
-            self.outcomes[outcome] += 1
-
-        return Deliverer(
+        deliverer = Deliverer(
             database=self.database,
             keyring=KEYRING,
             transport=transport,
             settings=made,
             clock=self.clock,
-            count=count,
         )
+        self._deliverers.append(deliverer)
+        return deliverer
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """How many attempts of all deliverers had each outcome."""
+        outcomes = Counter[str]()
+        for deliverer in self._deliverers:
+            outcomes.update({name: n for (name,), n in deliverer.outcomes.read().items()})
+        return +outcomes
 
     async def write(
         self, kind: MessageKind = MessageKind.PASSWORD_CHANGED, user_id: UserId | None = None

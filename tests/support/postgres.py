@@ -73,6 +73,12 @@ class PostgresServer:
         self._execute(f"CREATE DATABASE {name}{template}")
         return name
 
+    def copy(self, database: str) -> str:
+        """Create a copy of a database that nobody is connected to, and return its name."""
+        name = self._new_name()
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {database} STRATEGY FILE_COPY")
+        return name
+
     def drop(self, database: str) -> None:
         """Drop a database and close all connections to it."""
         try:

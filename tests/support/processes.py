@@ -84,13 +84,22 @@ class Program:
 
 
 class Process(Program):
-    """A running command of the service's, without the settings of this process's environment."""
+    """A running command of the service's, without the settings of this process's environment.
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    `module` may be another than the service's, to which it leads.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        python: str = sys.executable,
+        module: str = "authsvc",
+        **environment: str,
+    ) -> None:
         clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
         ports = {} if "--http" in arguments else {"AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"}
         super().__init__(
-            [sys.executable, "-m", "authsvc", *arguments],
+            [python, "-m", module, *arguments],
             clean | {"COLUMNS": "200"} | ports | environment,
         )
 

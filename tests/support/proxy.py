@@ -18,7 +18,7 @@ class Proxy:
     def __init__(self, dsn: str, *, process_id: int | None = None, delay: float = 0.0) -> None:
         self._address = urlsplit(dsn)
         self._process_id = process_id
-        self._delay = delay
+        self.delay = delay
         self._flows = asyncio.Event()
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +109,7 @@ class Proxy:
     ) -> None:
         while data := await reader.read(65_536):
             await flows.wait()
-            await asyncio.sleep(self._delay)
+            await asyncio.sleep(self.delay)
             writer.write(self._disguise(data))
             await writer.drain()
         writer.close()

@@ -16,6 +16,8 @@ import pytest
 import pytest_asyncio
 
 from authsvc import __version__
+from authsvc.app.metrics.table import MetricTable
+from authsvc.app.metrics.telemetry import TELEMETRY
 from authsvc.config import ConfigError, TelemetrySettings
 from authsvc.metrics import Metrics
 from authsvc.telemetry import exporter
@@ -34,6 +36,7 @@ class Sending:
     def __init__(self, settings: TelemetrySettings) -> None:
         self.metrics = Metrics()
         self.telemetry = Telemetry(settings, self.metrics)
+        self.metrics.registry.register(MetricTable(TELEMETRY, self.telemetry))
 
     def call(self, count: int = 1) -> None:
         """Trace calls."""
@@ -219,13 +222,27 @@ async def test_end_does_not_wait_for_a_silent_collector(
     assert [event["event"] for event in logged(lines)] == ["telemetry_lost"]
 
 
+async def test_end_tries_an_absent_collector_once(
+    unheard: socket, monkeypatch: pytest.MonkeyPatch, lines: StringIO
+) -> None:
+    monkeypatch.setattr(exporter, "_GATHER_SECONDS", 3_600)
+    sending = Sending(Collector(port=port_of(unheard)).settings(metrics=False))
+    sending.telemetry.start()
+    await asyncio.sleep(0)
+    sending.call(2)
+    async with asyncio.timeout(60):
+        await sending.telemetry.close(3_600)
+    assert sending.value("failures_total", signal="traces") == 1
+    assert [event["event"] for event in logged(lines)] == ["telemetry_not_sent", "telemetry_lost"]
+
+
 async def test_metrics_are_sent_at_intervals(
     start: Callable[..., Sending], collector: Collector
 ) -> None:
     often = {"metrics_interval": timedelta(milliseconds=10)}
     start(collector.settings().model_copy(update=often))
     await collector.until(lambda it: it.calls > 2)
-    assert "process.memory.usage" in collector.metrics
+    assert "process.cpu.time" in collector.metrics
 
 
 async def test_missing_file_is_named(tmp_path: Path) -> None:

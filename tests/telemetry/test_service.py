@@ -1,6 +1,8 @@
 """The traces and metrics of the running service, as a collector receives them."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +34,16 @@ IP, USER_AGENT, DEVICE = "198.51.100.23", "Mozilla/9.7", "device-4711"
 @pytest.fixture
 def traced_settings(live_settings: Settings, collector: Collector) -> Settings:
     return live_settings.model_copy(update={"telemetry": collector.settings()})
+
+
+def test_nothing_is_imported_without_an_endpoint() -> None:
+    code = (
+        "import sys, authsvc.app.application, authsvc.cli.serve;"
+        "print([name for name in sys.modules"
+        " if name.startswith(('opentelemetry', 'authsvc.telemetry'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
 
 
 def nanoseconds(span: Span) -> tuple[int, int]:

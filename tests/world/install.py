@@ -51,9 +51,9 @@ class Program:
         if not self.is_installed():
             raise WorldError(f"{self.name} is missing: run `python -m tests.world.install`")
         program = self.folder / self.path
-        folders = (
-            path for root in ("usr/lib", "lib") for path in self.folder.glob(f"{root}/*-linux-*")
-        )
+        # Some packages have a folder of their own for libraries.
+        patterns = ("usr/lib/*-linux-*", "lib/*-linux-*", "usr/lib/*-linux-*/pulseaudio")
+        folders = (path for pattern in patterns for path in self.folder.glob(pattern))
         libraries = ":".join(map(str, folders))
         if self.release is None:
             return ["/usr/bin/env", f"LD_LIBRARY_PATH={libraries}", str(program)]
@@ -118,7 +118,42 @@ UMOCI = Program("umoci", "usr/bin/umoci", ("umoci",))
 BUBBLEWRAP = Program(
     "bubblewrap", "usr/bin/bwrap", ("bubblewrap", "libcap2", "libpcre2-8-0", "libselinux1")
 )
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, ETCD, UMOCI, BUBBLEWRAP)
+PROMETHEUS = Program("prometheus", "usr/bin/prometheus", ("prometheus",))
+# With what machines without a desktop lack.
+CHROMIUM = Program(
+    "chromium",
+    "usr/lib/chromium/chromium",
+    (
+        "chromium",
+        "chromium-common",
+        "libasyncns0",
+        "libcolord2",
+        "libdouble-conversion3",
+        "libepoxy0",
+        "libflac12",
+        "libgtk-3-0",
+        "libharfbuzz-subset0",
+        "libminizip1",
+        "libmp3lame0",
+        "libmpg123-0",
+        "libogg0",
+        "libopenh264-7",
+        "libopenjp2-7",
+        "libopus0",
+        "libpulse0",
+        "libsndfile1",
+        "libvorbis0a",
+        "libvorbisenc2",
+        "libwayland-cursor0",
+        "libwayland-egl1",
+        "libxnvctrl0",
+    ),
+)
+FAKETIME = Program("faketime", "usr/bin/faketime", ("faketime", "libfaketime"))
+PROGRAMS = (
+    *(PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN, SOFTHSM, ETCD, UMOCI, BUBBLEWRAP),
+    *(PROMETHEUS, FAKETIME, CHROMIUM),
+)
 
 
 def install(program: Program) -> None:

@@ -18,7 +18,7 @@ from authsvc.app import application
 from authsvc.app.reload import RELOADED
 from authsvc.config import durations
 from authsvc.config.loading import validate
-from tests.deploy.test_chart import SETTINGS
+from tests.deploy.test_chart import SCHEMA, SETTINGS
 from tests.support.documents import REPOSITORY
 from tests.world import schemas
 from tests.world.helm import (
@@ -335,6 +335,14 @@ def test_lint_finds_nothing() -> None:
             | {"autoscaling": {"enabled": True}},
             "2 of at least 2 pods",
         ),
+        ({"spread": None}, "missing property 'spread'"),
+        ({"networkPolicy": {"dns": {"ports": None}}}, "missing property 'ports'"),
+        ({"livenessProbe": None}, "missing property 'livenessProbe'"),
+        ({"resources": {"limits": {"memory": "479Mi"}}}, "479Mi is too little"),
+        (
+            {"config": {"passwords": {"hash_memory_mib": 577}}},
+            "up to passwords.hash_memory_mib (577",
+        ),
         ({"autoscaling": {"enabled": True, "minReplicas": 11}}, "above autoscaling.maxReplicas"),
         (
             {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}},
@@ -384,6 +392,32 @@ def test_wrong_values_are_refused(values: Values, problem: str) -> None:
     with pytest.raises(HelmError) as caught:
         render(values)
     assert problem in str(caught.value)
+
+
+def _own_keys(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yield the keys of the chart's own values that may be missing."""
+    for name, inner in schema["properties"].items():
+        if name not in schema["required"]:
+            yield f"{path}{name}"
+        elif "properties" in inner and name != "config":
+            yield from _own_keys(inner, f"{path}{name}.")
+
+
+# What a switch of EVERYTHING needs is refused by name: see `test_wrong_values_are_refused`.
+_NEEDED = {"name", "dataFrom", "parentRefs", "hostnames", "caConfigMap", "resources"}
+
+
+def test_value_that_null_removes_is_not_needed() -> None:
+    """Helm removes such a key, whatever its default is; the schema refuses that for the others."""
+    for key in _own_keys(SCHEMA):
+        if key.rpartition(".")[2] not in _NEEDED | {"global", "enabled"}:
+            for each in render(_merged(EVERYTHING, _nested(key, None))):
+                schemas.validate(each)
+
+
+@pytest.mark.parametrize("limit", ["480Mi", "0.5Gi", "1Gi", "1000000000", None])
+def test_enough_memory_is_accepted(limit: str | None) -> None:
+    render({"resources": {"limits": {"memory": limit}}})
 
 
 def test_kubernetes_that_is_too_old_is_refused() -> None:
@@ -564,11 +598,9 @@ _MAIL = {"host": "a", "sender": "a@b.test"}
         ({"passwords": {"breached": {"address": "https://a.test"}}}, 443),
         ({"audit": {"forward": {"target": "webhook", "webhook": {"url": "https://a.test"}}}}, 443),
         ({"audit": {"forward": {"target": "syslog", "syslog": {"host": "a"}}}}, 6514),
-        *(
-            [({"telemetry": {"otlp_endpoint": "https://collector:4317"}}, 4317)]
-            if "telemetry" in SETTINGS
-            else []
-        ),
+        ({"telemetry": {"otlp_endpoint": "https://collector:4317"}}, 4317),
+        ({"telemetry": {"otlp_endpoint": "https://collector"}}, 443),
+        ({"telemetry": {"otlp_endpoint": "http://collector", "plaintext": True}}, 80),
     ],
 )
 def test_settings_open_the_ports_that_they_need(config: Values, port: int) -> None:

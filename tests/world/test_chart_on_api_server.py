@@ -133,5 +133,6 @@ def test_release_takes_over_what_kustomize_has_made(server: ApiServer, namespace
     found = server.get("deployment", "authsvc", namespace)
     assert found is not None
     assert found["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "authsvc"}
+    # With values of any other kind: without any, Helm takes those from before.
     with pytest.raises(HelmError, match="field is immutable"):
-        _upgrade(server, namespace, {})
+        _upgrade(server, namespace, {"replicas": 3})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import pkcs11
 import pytest
 from pkcs11 import Attribute
 from pydantic import SecretStr, ValidationError
@@ -87,6 +88,12 @@ async def test_keys_sign_in_the_hsm_and_never_leave_it(
     assert await service.judge_token(refreshed.access_token) == "SIGNATURE_INVALID"
     assert len(hsm.private_keys()) == len(await _states(service)) - 1 == 3
 
+    # What an interrupted rotation would leave behind is found.
+    keys = service.app._parts.use.signing_keys
+    left = (await keys._signer.generate(algorithm)).external
+    assert left is not None
+    assert await keys.find_orphans() == [left.id.hex()]
+
     # The next start finds the keys.
     restarted = await start_service(settings)
     again = await restarted.login()
@@ -165,16 +172,48 @@ async def test_expired_keys_are_destroyed_and_kept_while_that_fails(
     assert len(hsm.private_keys()) == len(await _states(service)) == 2
 
 
-async def test_refused_pin_is_tried_once(live_settings: Settings, hsm: SoftHsm) -> None:
+async def test_refused_pin_is_tried_once(
+    live_settings: Settings, hsm: SoftHsm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = hsm.settings(live_settings).tokens.pkcs11
     assert settings is not None
+    attempts = []
+    load = pkcs11.lib
+
+    class Token:
+        """The token, whose logins are counted: three wrong ones lock many a real one."""
+
+        def __init__(self, token: Any) -> None:
+            self._token = token
+
+        def open(self, **options: Any) -> Any:
+            attempts.append(options["user_pin"])
+            return self._token.open(**options)
+
+    class Library:
+        def __init__(self, path: str) -> None:
+            self._library = load(path)
+
+        def get_token(self, **options: Any) -> Token:
+            return Token(self._library.get_token(**options))
+
+        def reinitialize(self) -> None:
+            self._library.reinitialize()
+
+    monkeypatch.setattr(pkcs11, "lib", Library)
     signer = Hsm(settings.model_copy(update={"pin": SecretStr("another")}))
     with pytest.raises(StoreUnavailable, match="PinIncorrect"):
         await signer.generate("ES256")
-    with pytest.raises(StoreUnavailable, match="tried again after a restart"):
-        await signer.generate("ES256")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="tried again after a restart"):
+            await signer.generate("ES256")
+    assert attempts == ["another"]
     signer.close()
-    assert hsm.private_keys() == []
+    # The right one opens it.
+    signer = Hsm(settings)
+    assert (await signer.generate("ES256")).external is not None
+    signer.close()
+    assert attempts[1:] == [settings.pin.get_secret_value()]
 
 
 async def test_calls_do_not_wait_behind_one_that_hangs(

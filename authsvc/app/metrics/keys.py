@@ -71,8 +71,8 @@ KEYS: Sequence[Metric[Running]] = (
         fleet=Fleet.MAX,
         meaning="Time since a replica first used the newest key of `secrets.keyring`, or since the"
         " upgrade to a version with this metric.",
-        worry="It exceeds what your policy allows, such as a year: docs/secrets-at-rest.md says how"
-        " to change it.",
+        worry="It exceeds what your policy allows, such as a year;"
+        " [how to change it](secrets-at-rest.md).",
         read=lambda running: running.parts.use.key_ages.keyring(),
     ),
     Metric(

@@ -73,7 +73,7 @@ LOGINS: Sequence[Metric[Running]] = (
         labels=("detection",),
         fleet=Fleet.SUM,
         meaning="Detections that this replica raised.",
-        worry="It rises: see the runbook of that name.",
+        worry="It rises; [each has a runbook](runbooks/README.md).",
         read=lambda running: running.parts.use.detections.raised.read(),
     ),
     Metric(

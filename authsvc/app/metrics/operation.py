@@ -1,13 +1,22 @@
 """Owns the metrics of the process, its settings, its database, its messages and its audit log."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 from authsvc import __version__
 from authsvc.app.metrics.running import Running
 from authsvc.app.metrics.table import Fleet, Kind, Metric
 from authsvc.core.lib.clock import DatabaseClock
+from authsvc.measures import Labels
+
+
+def _messages(running: Running) -> Mapping[Labels, float]:
+    channel = running.settings.delivery.channel
+    return {
+        (channel, *labels): count for labels, count in running.deliverer.outcomes.read().items()
+    }
+
 
 OPERATION: Sequence[Metric[Running]] = (
     Metric(
@@ -98,7 +107,7 @@ MESSAGES: Sequence[Metric[Running]] = (
         fleet=Fleet.SUM,
         meaning="Delivery attempts by channel and outcome.",
         worry="`abandoned` rises, or `retried` without `sent`: users get no codes.",
-        read=lambda running: running.messages.read(),
+        read=_messages,
     ),
     Metric(
         name="authsvc_outbox_pending",
@@ -121,14 +130,15 @@ MESSAGES: Sequence[Metric[Running]] = (
         kind=Kind.COUNTER,
         labels=("outcome",),
         fleet=Fleet.SUM,
-        meaning="Audit events sent to audit.forward, by outcome; each failure is sent again.",
+        meaning="Audit events sent to audit.forward, by outcome; each failure is sent again. Only"
+        " with `audit.forward`.",
         worry="`failed` rises without `forwarded`.",
-        read=lambda running: running.forwarded.read(),
+        read=lambda running: running.forwarding.outcomes.read() if running.forwarding else None,
     ),
     Metric(
         name="authsvc_audit_forward_lag_seconds",
         kind=Kind.GAUGE,
-        fleet=Fleet.MIN,
+        fleet=Fleet.MAX,
         meaning="Time since the moment until which all audit events have been forwarded; only with"
         " `audit.forward`.",
         worry="It exceeds what your investigators accept; events are deleted after"

@@ -11,19 +11,16 @@ from authsvc.app.web import Web
 from authsvc.config import Settings
 from authsvc.core.audit.forwarding import AuditForwarding
 from authsvc.core.messages.delivery import Deliverer
-from authsvc.measures import Counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """The running service, apart from its gRPC server, and the counts that nothing else holds."""
+    """The running service, apart from its gRPC server."""
 
     settings: Settings
     parts: Parts
     deliverer: Deliverer
-    messages: Counts
     forwarding: AuditForwarding | None
-    forwarded: Counts
     reload: Reload
     database_watch: DatabaseWatch
     loop_lag: LoopLag

@@ -14,6 +14,7 @@ from authsvc.cli.doctor.deployment import Deployment, Options
 from authsvc.cli.doctor.findings import Finding, Level, error, ok, warning
 from authsvc.cli.doctor.running import Check, Result, run_checks
 from authsvc.cli.doctor.table import CHECKS, VALID
+from authsvc.cli.doctor.tls_checks import host_of
 from authsvc.cli.output import (
     DEVELOPMENT,
     ConfigOption,
@@ -26,7 +27,9 @@ from authsvc.cli.output import (
     sources_of,
     to_json,
 )
+from authsvc.cli.scraping import metrics_url
 from authsvc.config import ConfigError, LogSettings, Settings, load_with_notes
+from authsvc.errors import ServerError
 
 _LONGEST_TIMEOUT = 300.0
 _STYLES = {
@@ -122,6 +125,7 @@ def doctor(
         return
     if (cert is None) != (key is None):
         fail("--cert and --key need each other")
+    _check_addresses(target or (), url or ())
     config, secrets = sources_of(config, secrets)
     if cert is None and config == DEVELOPMENT / "config.toml":
         cert, key = (DEVELOPMENT / "certs" / "clients" / f"app.{end}" for end in ("crt", "key"))
@@ -150,6 +154,17 @@ def doctor(
     counts = _counts(results)
     if counts[Level.ERROR] or (strict and counts[Level.WARNING]):
         raise typer.Exit(1)
+
+
+def _check_addresses(targets: Sequence[str], urls: Sequence[str]) -> None:
+    """End the command if an address can't be one."""
+    try:
+        for target in targets:
+            host_of(target)
+        for url in urls:
+            metrics_url(url)
+    except ServerError as failure:
+        fail(str(failure))
 
 
 async def _never(_deployment: Deployment) -> Sequence[Finding]:

@@ -117,7 +117,7 @@ async def names(deployment: Deployment) -> Sequence[Finding]:
                 "issue it with the DNS names that callers use (subjectAltName)",
             )
         ]
-    hosts = [_host(target) for target in deployment.options.targets]
+    hosts = [host_of(target) for target in deployment.options.targets]
     wrong = [host for host in hosts if host and not _has_name(material, host)]
     shown = ", ".join(listed)
     found = [
@@ -242,8 +242,11 @@ def _names(leaf: x509.Certificate) -> Sequence[str]:
     ]
 
 
-def _host(target: str) -> str:
-    """Return the host of an address as a gRPC client takes it; "" for a unix socket."""
+def host_of(target: str) -> str:
+    """Return the host of an address as a gRPC client takes it; "" for a unix socket.
+
+    Raises ServerError if it is none.
+    """
     if unix_path(target) is not None:
         return ""
     return split_address(target.rpartition("/")[2])[0]

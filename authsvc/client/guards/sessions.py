@@ -72,7 +72,9 @@ class _CookieSessions:
             raise Refused(INVALID_SESSION)
         return token
 
-    def _question(self, token: str, request: Request) -> ValidateSessionRequest:
+    def _question(self, token: str, request: Request, route: Route) -> ValidateSessionRequest:
+        if route.audience is not None:
+            raise Refused(INVALID_SESSION)  # only a token is for somebody
         if request.is_websocket and request.header("origin") not in self._origins:
             raise Refused(ORIGIN_NOT_ALLOWED)
         return ValidateSessionRequest(
@@ -119,7 +121,7 @@ class AsyncCookieSessions(_CookieSessions):
 
     async def identify(self, token: str, request: Request, route: Route) -> Identity:
         """Return whose session it is; raise Refused if the request must not pass."""
-        question = self._question(token, request)
+        question = self._question(token, request, route)
         try:
             response = await self._client.sessions.ValidateSession(question)
         except AuthsvcError as error:
@@ -136,7 +138,7 @@ class CookieSessions(_CookieSessions):
 
     def identify(self, token: str, request: Request, route: Route) -> Identity:
         """Return whose session it is; raise Refused if the request must not pass."""
-        question = self._question(token, request)
+        question = self._question(token, request, route)
         try:
             response = self._client.sessions.ValidateSession(question)
         except AuthsvcError as error:

@@ -6,7 +6,7 @@ where it is, and nothing is skipped.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import uuid4
@@ -17,6 +17,7 @@ from authsvc.config import AuditForwardSettings
 from authsvc.core.audit.cursors import read_cursor, write_cursor
 from authsvc.core.lib.jitter import JITTER
 from authsvc.errors import StoreUnavailable
+from authsvc.measures import Counts
 from authsvc.models.audit import AuditRow
 from authsvc.models.clock import Clock
 from authsvc.store import audit, audit_forwards
@@ -59,14 +60,10 @@ class Target(Protocol):
         """Close open connections."""
 
 
-def _uncounted(_outcome: str, _count: int) -> None:
-    """Do not count."""
-
-
 class AuditForwarding:
     """Forwards audit events in batches; any number of replicas may run it.
 
-    `count` is called with "forwarded" or "failed" and the number of events of each batch.
+    `outcomes` counts the events of each batch by its outcome.
     """
 
     def __init__(
@@ -76,13 +73,12 @@ class AuditForwarding:
         target: Target,
         settings: AuditForwardSettings,
         clock: Clock,
-        count: Callable[[str, int], object] = _uncounted,
     ) -> None:
         self._database = database
         self._target = target
         self._settings = settings
         self._clock = clock
-        self._count = count
+        self.outcomes = Counts(("forwarded",), ("failed",))
         self._holder_id = uuid4()
         self._failures = 0
         self._forward_time: datetime | None = None
@@ -177,7 +173,7 @@ class AuditForwarding:
             await self._target.send(rows)
         except NotForwarded as error:
             self._failures += 1
-            self._count("failed", len(rows))
+            self.outcomes.add("failed", count=len(rows))
             log.warning(
                 "audit_forward_failed",
                 target=self._target.name,
@@ -186,7 +182,7 @@ class AuditForwarding:
             )
             return False
         self._failures = 0
-        self._count("forwarded", len(rows))
+        self.outcomes.add("forwarded", count=len(rows))
         return True
 
     async def _store(self, forward: Forward, position: str | None, time: datetime) -> bool:

@@ -6,7 +6,6 @@ sends it again, with the same id. Any number of replicas share the work.
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +21,7 @@ from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
 from authsvc.core.messages.templates import RenderedMessage, Renderer, template_context
 from authsvc.errors import StoreUnavailable
+from authsvc.measures import Counts
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.store import outbox
@@ -85,15 +85,11 @@ class Transport:
     renderer: Renderer
 
 
-def _uncounted(_outcome: str) -> None:
-    """Do not count."""
-
-
 class Deliverer:
     """Delivers messages, up to `settings.parallel` at once.
 
-    `pending` and `abandoned` are recent counts of messages in these states. `count` is called with
-    the outcome of each attempt: "sent", "retried" or "abandoned".
+    `pending` and `abandoned` are recent counts of messages in these states. `outcomes` counts the
+    attempts by their outcome.
     """
 
     def __init__(
@@ -104,7 +100,6 @@ class Deliverer:
         transport: Transport | None,
         settings: DeliverySettings,
         clock: Clock,
-        count: Callable[[str], object] = _uncounted,
         tracer: Tracer | None = None,
     ) -> None:
         self._database = database
@@ -112,7 +107,6 @@ class Deliverer:
         self._transport = transport
         self._settings = settings
         self._clock = clock
-        self._count = count
         self._tracer = tracer
         limit = transport.channel.limit if transport else timedelta()
         self._lease = limit + _LEASE_MARGIN
@@ -121,6 +115,7 @@ class Deliverer:
         self._stopping = False
         self._next_count = 0.0
         self.pending = self.abandoned = 0
+        self.outcomes = Counts(("sent",), ("retried",), ("abandoned",))
 
     def wake(self) -> None:
         """Look for messages now, as some may have been enqueued."""
@@ -276,7 +271,7 @@ class Deliverer:
         self._record_outcome("abandoned", stored, error=explanation)
 
     def _record_outcome(self, outcome: str, stored: StoredMessage, **more: str) -> None:
-        self._count(outcome)
+        self.outcomes.add(outcome)
         log.info(
             "message",
             outcome=outcome,

@@ -115,8 +115,10 @@ class RevocationWatch:
                     # The database doesn't answer, but the stream lives.
                     await self._send()
 
-    async def watch(self, cursor: str) -> AsyncGenerator[bytes, None]:
+    async def watch(self, cursor: str, caller: str) -> AsyncGenerator[bytes, None]:
         """Yield what is revoked after a cursor, or all that still matters if it is empty.
+
+        What was missed is read for one `caller` after the other.
 
         Raises:
             FieldInvalid: It is not a cursor.
@@ -137,7 +139,7 @@ class RevocationWatch:
                 raise CursorTooOld
             yield await self._sign_of_life(at, position)
             while at.catch_up:
-                page = await self._missed.page(at)
+                page = await self._missed.page(at, caller)
                 at = page.cursor
                 yield page.message
                 if not at.catch_up and self._position:
@@ -145,7 +147,7 @@ class RevocationWatch:
             while True:
                 number = self._broadcast.find(at.position)
                 if number is None:
-                    page = await self._missed.page(at)
+                    page = await self._missed.page(at, caller)
                     at = page.cursor
                     yield page.message
                     continue

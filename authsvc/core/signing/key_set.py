@@ -44,6 +44,10 @@ class KeySet:
             {"keys": [key.public_jwk for key in self.usable.values() if key.public_jwk]}
         )
 
+    def has_secret(self) -> bool:
+        """Return whether there are symmetric keys, which are not published."""
+        return any(key.public_jwk is None for key in self.usable.values())
+
     def without(self, key_id: str) -> "KeySet":
         """Return the set without a key that must no longer be trusted."""
         return KeySet(

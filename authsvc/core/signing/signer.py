@@ -5,6 +5,7 @@ holds every public key.
 """
 
 import asyncio
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from authsvc.core.signing import jwk
@@ -23,6 +24,9 @@ class ExternalSigner(Protocol):
 
     async def sign(self, algorithm: str, secret: ExternalSecret, message: bytes) -> bytes:
         """Return the signature over `message` (RFC 7518 section 3)."""
+
+    async def find_ids(self) -> AbstractSet[bytes]:
+        """Return the ids of all secrets that are labelled as this service's."""
 
     async def destroy(self, secret: ExternalSecret) -> None:
         """Destroy the secret; do nothing if it is gone already."""
@@ -60,6 +64,10 @@ class Signer:
         if key.external is None:
             return key.sign(message)
         return await self._reach().sign(key.algorithm, key.external, message)
+
+    async def find_external_ids(self) -> AbstractSet[bytes]:
+        """Return the ids of all secrets outside of this process; raises StoreUnavailable."""
+        return await self._external.find_ids() if self._external else frozenset()
 
     async def destroy(self, key: SigningKey) -> None:
         """Destroy a key's secret if it is outside of this process; raises StoreUnavailable."""

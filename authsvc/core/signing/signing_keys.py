@@ -106,6 +106,10 @@ class SigningKeys:
         """Return the JSON Web Key Set: the keys that verify now and the one that will sign next."""
         return self._jwks
 
+    def has_secret_keys(self) -> bool:
+        """Return whether there are keys that verify and are not in `jwks`."""
+        return self._keys.has_secret()
+
     def jwks_expire_time(self) -> datetime:
         """Return until when `jwks` may be cached so that a new key is seen before it signs.
 
@@ -275,6 +279,28 @@ class SigningKeys:
         async with self._database.connection() as conn:
             infos = [row.info for row in await store.list_all(conn)]
         return self._with_plan(infos)
+
+    async def find_orphans(self) -> Sequence[str]:
+        """Return the ids, in hexadecimal, of secrets in the HSM that no stored key names.
+
+        An interrupted rotation leaves them behind. Nothing is returned while a stored key can't be
+        opened, as one of them may be its secret.
+
+        Raises:
+            StoreUnavailable: The HSM or the database did not answer.
+        """
+        # First, so that no key is missing that is stored meanwhile.
+        found = set(await self._signer.find_external_ids())
+        async with self._database.connection() as conn:
+            rows = await store.list_all(conn)
+        for row in rows:
+            try:
+                key = key_set.open_key(row, self._keyring)
+            except (SealError, ValueError):
+                return []
+            if key.external is not None:
+                found.discard(key.external.id)
+        return sorted(id_.hex() for id_ in found)
 
     def on_revocation(self, event: Revocation) -> None:
         """Distrust a key at once if the event revokes one."""

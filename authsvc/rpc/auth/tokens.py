@@ -60,6 +60,7 @@ class TokenRpcs(Topic):
         return pb.GetJwksResponse(
             jwks_json=self._use.signing_keys.jwks(),
             expire_time=convert.timestamp(self._use.signing_keys.jwks_expire_time()),
+            has_secret_keys=self._use.signing_keys.has_secret_keys(),
         )
 
     async def IssueServiceToken(

@@ -8,6 +8,7 @@ from authsvc.core.lib.slices import Slices
 from authsvc.core.revocations.missed import WatchedRevocations
 from authsvc.models.revocations import LoggedRevocation
 from authsvc.rpc import Context, convert
+from authsvc.rpc.call_context import current_caller
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import session_service_pb2 as pb
 
@@ -22,7 +23,8 @@ class RevocationRpcs(Topic):
     ) -> AsyncIterator[pb.WatchRevocationsResponse]:
         """Stream what is ended, in responses that are encoded once for all watchers."""
         cursor = convert.text(request.cursor, "cursor", _MAX_CURSOR)
-        async with aclosing(self._use.revocation_watch.watch(cursor)) as responses:
+        caller = current_caller().identity
+        async with aclosing(self._use.revocation_watch.watch(cursor, caller)) as responses:
             async for response in responses:
                 yield cast("pb.WatchRevocationsResponse", response)
 

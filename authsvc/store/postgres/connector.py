@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
+from authsvc import __version__
 from authsvc.config.database_address import DatabaseAddress
 from authsvc.conventions import DB_SUMMARY, DB_SYSTEM
 from authsvc.models.revocations import RevocationCursor
@@ -27,6 +28,9 @@ else:
 # The errors of connecting and of a broken connection. asyncpg also reports misuse by the last two;
 # on a connection that nobody else uses, they mean that the server has closed it.
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+# `authsvc upgrade check` reads each replica's version from it; that of 0.1.0 is just "authsvc".
+APPLICATION_NAME = f"authsvc {__version__}"
 
 _DEFAULT_TIMEOUT = 5.0
 
@@ -166,7 +170,7 @@ class Connector:
         read = DatabaseAddress.parse(address)
         self._hosts = list(read.hosts)
         self._timeout = read.connect_timeout or timeout
-        self._session = {"application_name": "authsvc", **read.session}
+        self._session = {"application_name": APPLICATION_NAME, **read.session}
         self._tls = ssl.create_default_context() if read.trusts_system else None
         self._command_timeout = command_timeout
         self._statement_cache_size = statement_cache_size

@@ -1,6 +1,7 @@
 """`authsvc doctor` finds certificates that end, don't fit, or are refused by callers."""
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,11 @@ async def test_common_name_is_not_a_name(settings: Settings, authority: Authorit
         authority.issue(common_name="localhost"),
     )
     assert "no alternative name" in await only(Level.ERROR, "tls.names", settings)
+    address = x509.IPAddress(IPv4Address("10.0.0.1"))
+    server = authority.issue(address, common_name="authsvc")
+    write_files(settings.tls.key_file.parent, authority.certificate, server)
+    targets = ("authsvc:8443",)
+    assert await levels("tls.names", settings, targets=targets) == [Level.ERROR]
 
 
 async def test_what_is_no_authority_is_named(settings: Settings, authority: Authority) -> None:

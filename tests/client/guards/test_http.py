@@ -21,7 +21,11 @@ from authsvc.client import (
     Verifier,
     WsgiGuard,
 )
-from authsvc.v1.auth_service_pb2 import IssueServiceTokenRequest, LogoutRequest
+from authsvc.v1.auth_service_pb2 import (
+    ExchangeTokenRequest,
+    IssueServiceTokenRequest,
+    LogoutRequest,
+)
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from authsvc.v1.common_pb2 import ClientContext
 from tests.support.clients import OpenAsync, OpenSync
@@ -121,6 +125,23 @@ async def test_answers_are_those_of_rfc_6750(start_guarded: StartGuarded, servic
     assert narrow.headers["www-authenticate"] == challenge
     head = await http_call(port, "HEAD", "/orders/1")
     assert (head.status, head.body) == (401, b"")
+
+
+async def test_audience_of_a_route_refuses_other_tokens_and_all_cookies(
+    start_guarded: StartGuarded, service: Service
+) -> None:
+    routes = Routes({"/billing/*": Route(audience="billing"), "/*": Route()})
+    port = await start_guarded(routes, COOKIES)
+    tokens = await service.new_session()
+    exchange = ExchangeTokenRequest(subject_token=tokens.access_token, audience="billing")
+    exchanged = (await service.auth().ExchangeToken(exchange)).access_token
+    cookie = {"cookie": f"{COOKIE}={tokens.session_token}"}
+    answers = [
+        (await http_call(port, "GET", path, **headers)).status
+        for path in ("/billing/1", "/orders")
+        for headers in (bearing(tokens.access_token), bearing(exchanged), cookie)
+    ]
+    assert answers == [401, 200, 401, 200, 401, 200]
 
 
 async def test_health_is_open_for_reading_only(start_guarded: StartGuarded) -> None:
@@ -337,6 +358,26 @@ async def test_web_socket_ends_when_its_token_is_refused(
         await service.auth().Logout(LogoutRequest(refresh_token=tokens.refresh_token))
         assert (await ws.receive(timeout=60)).type is aiohttp.WSMsgType.CLOSE
         assert ws.close_code == 4401
+
+
+async def test_server_without_lifespan_is_told_that_nothing_is_open() -> None:
+    @asynccontextmanager
+    async def never_opened() -> Any:
+        yield
+
+    guard = AsgiGuard(asgi_app, never_opened)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"authorization", b"Bearer t")],
+    }
+
+    async def unused(*_: Any) -> Any:
+        raise AssertionError
+
+    with pytest.raises(RuntimeError, match="without lifespan"):
+        await guard(scope, unused, unused)
 
 
 @pytest.mark.parametrize("has_lifespan", [True, False])

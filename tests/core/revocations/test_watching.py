@@ -75,7 +75,7 @@ class Stream:
 
     def __init__(self, replica: Replica, cursor: str) -> None:
         self._replica = replica
-        self.messages = replica.watch.watch(cursor)
+        self.messages = replica.watch.watch(cursor, "a")
         self.cursor = cursor
         self.names: list[str] = []
 

@@ -44,6 +44,10 @@ class Vault:
         assert self.secrets[secret.id].algorithm == algorithm
         return self.secrets[secret.id].sign(message)
 
+    async def find_ids(self) -> set[bytes]:
+        await self._reach()
+        return set(self.secrets)
+
     async def destroy(self, secret: ExternalSecret) -> None:
         await self._reach()
         self.secrets.pop(secret.id, None)
@@ -119,3 +123,23 @@ async def test_external_key_needs_its_signer(database: Database, clock: FakeCloc
     assert isinstance(tokens_of(without, clock).verify(token), Claims)
     with pytest.raises(StoreUnavailable, match="HSM"):
         await tokens_of(without, clock).issue(make_session(clock), clock.now())
+
+
+async def test_secrets_that_no_stored_key_names_are_found(
+    database: Database, clock: FakeClock
+) -> None:
+    vault = Vault()
+    keys = await load(database, clock, Signer(vault, makes_external=True))
+    await keys.rotate(CALL, now=True)
+    assert await keys.find_orphans() == []
+    orphan = await vault.generate("ES256")
+    assert orphan.external is not None
+    assert await keys.find_orphans() == [orphan.external.id.hex()]
+    # With a key that can't be opened, nothing is known of its secret.
+    async with database.connection() as connection:
+        await connection.execute("UPDATE signing_keys SET sealed_key = 'x' WHERE state = 'retired'")
+    assert await keys.find_orphans() == []
+    vault.is_shut = True
+    with pytest.raises(StoreUnavailable):
+        await keys.find_orphans()
+    assert await (await load(database, clock, Signer())).find_orphans() == []

@@ -269,6 +269,17 @@ async def test_third_party_verifies_tokens_with_public_keys(
     assert token.claims["sub"] == tokens.user_id
     assert not {"d", "p", "q", "k"} & {name for key in keys["keys"] for name in key}
     assert response.expire_time.ToSeconds() > int(token.claims["iat"])
+    assert response.HasField("has_secret_keys")
+    assert not response.has_secret_keys
+
+
+async def test_keys_that_are_not_published_are_told_of(
+    start_service: StartService, live_settings: Settings
+) -> None:
+    service = await start_service(with_changes(live_settings, "tokens", algorithm="HS256"))
+    response = await service.auth().GetJwks(pb.GetJwksRequest())
+    assert json.loads(response.jwks_json) == {"keys": []}
+    assert response.has_secret_keys
 
 
 async def test_replicas_verify_tokens_of_each_other(

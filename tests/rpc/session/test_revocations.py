@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import grpc
 import pytest
 
 from authsvc.config import Settings
+from authsvc.core.revocations.cursors import WatchCursor, write_watch_cursor
+from authsvc.store.log_reading import Position
 from authsvc.v1.admin_service_pb2 import RevokeSigningKeyRequest
 from authsvc.v1.session_service_pb2 import (
     Revocation,
@@ -149,6 +152,15 @@ async def test_invalid_cursor_is_rejected(service: Service, cursor: str) -> None
     async with watching(service, cursor) as stream:
         error = await stream.end()
     assert reason_of(error) == "FIELD_INVALID"
+    assert fields_of(error) == ["cursor"]
+
+
+async def test_cursor_that_names_very_many_transactions_is_refused(service: Service) -> None:
+    """Each of them is looked up, so a caller must not name as many as a message has room for."""
+    position = Position(UUID(int=7), 10_000, tuple(range(2_000)), datetime.now(UTC))
+    cursor = write_watch_cursor(WatchCursor(position))
+    async with watching(service, cursor) as stream:
+        error = await stream.end()
     assert fields_of(error) == ["cursor"]
 
 

@@ -1,0 +1,1 @@
+"""Owns `authsvc top`: a live view of the replicas, from nothing but their metrics."""

@@ -1,0 +1,182 @@
+"""`authsvc top` reads replicas over real HTTP, and goes on when they are restarted."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from authsvc.cli import scraping
+from authsvc.cli.scraping import metrics_url, replicas
+from authsvc.cli.top.command import Watcher
+from authsvc.cli.top.snapshot import Snapshot
+from authsvc.errors import ServerError
+from authsvc.outbound.http import open_session
+from tests.cli.conftest import Command, plain
+from tests.support.metrics_server import metrics_server
+from tests.support.ports import port_of
+
+
+def text(uptime: float, calls: int) -> str:
+    labels = 'method="/authsvc.v1.AuthService/GetJwks",code="OK",reason=""'
+    return f"authsvc_uptime_seconds {uptime}\nauthsvc_rpc_calls_total{{{labels}}} {calls}\n"
+
+
+def calls(found: Snapshot) -> float:
+    return sum(row.calls_per_second for row in found.methods)
+
+
+async def test_replicas_come_go_and_are_restarted() -> None:
+    async with (
+        metrics_server(text(100, 10)) as first,
+        metrics_server(text(50, 0)) as second,
+        open_session() as http,
+    ):
+        watcher = Watcher([f"{first.url}/metrics", f"{second.url}/metrics"], None)
+        assert calls(await watcher.look(http)) == 0
+        first.text, second.text = text(110, 30), text(60, 50)
+        found = await watcher.look(http)
+        assert calls(found) == 2 + 5
+        assert [row.name for row in found.replicas] == [first.name, second.name]
+        # One is down, and counts for nothing.
+        second.status = 503
+        first.text = text(120, 30)
+        found = await watcher.look(http)
+        assert [row.problem for row in found.replicas] == ["", "answers 503"]
+        assert calls(found) == 0
+        # It is back, with nothing to be compared with.
+        second.status, second.text = 200, text(1, 4)
+        assert calls(await watcher.look(http)) == 0
+        # It is restarted between two looks.
+        second.text = text(11, 24)
+        assert calls(await watcher.look(http)) == 2
+        second.text = text(2, 6)
+        assert calls(await watcher.look(http)) == 3
+
+
+async def test_each_address_of_a_name_is_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a headless Service; the resolver is not ours."""
+
+    async def resolve(host: str, port: int, **_: object) -> Sequence[Any]:
+        assert (host, port) == ("authsvc-headless", 8081)
+        ips = ("10.0.0.1", "10.0.0.2", "10.0.0.1", "fd00::1")
+        return [(None, None, 0, "", (ip, port)) for ip in ips]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve, raising=False)
+    found = await replicas("http://authsvc-headless:8081/metrics")
+    assert [each.name for each in found] == ["10.0.0.1:8081", "10.0.0.2:8081"]
+
+
+async def test_name_that_cannot_be_resolved_is_a_problem_of_its_own() -> None:
+    async with metrics_server(text(1, 1)) as server, open_session() as http:
+        watcher = Watcher(["http://no-such-host.invalid/metrics", f"{server.url}/metrics"], None)
+        found = await watcher.look(http)
+    assert [bool(row.problem) for row in found.replicas] == [False, True]
+    assert "can't be resolved" in found.replicas[1].problem
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("authsvc:8081", "http://authsvc:8081/metrics"),
+        ("http://authsvc:8081/", "http://authsvc:8081/metrics"),
+        ("https://auth.example.com/internal/metrics", "https://auth.example.com/internal/metrics"),
+        ("[::1]:8081", "http://[::1]:8081/metrics"),
+    ],
+)
+def test_url_may_be_written_briefly(given: str, url: str) -> None:
+    assert metrics_url(given) == url
+
+
+@pytest.mark.parametrize("given", ["", "ftp://a", "http://", "http://a:x", "http://a:99999"])
+def test_what_is_no_url_is_refused(given: str) -> None:
+    with pytest.raises(ServerError, match="is not an address of metrics"):
+        metrics_url(given)
+
+
+async def test_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scraping, "_MAX_BYTES", 1_000)
+    async with metrics_server(text(1, 1) * 1_000) as server, open_session() as http:
+        found = await Watcher([f"{server.url}/metrics"], None).look(http)
+    assert found.replicas[0].problem.startswith("answers with more than")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--interval", "1s"), "--interval: expected 2s to 60m"),
+        (("--interval", "2h"), "--interval: expected 2s to 60m"),
+        (("--url", "ftp://a"), '"ftp://a" is not an address of metrics'),
+        (("--key", "a.key"), "--cert and --key need each other"),
+        (("--url", "https://a", "--ca", "none.crt"), "none.crt: No such file or directory"),
+    ],
+)
+def test_wrong_options_are_refused(command: Command, arguments: tuple[str, ...], said: str) -> None:
+    result = command("top", "--once", *arguments)
+    assert result.exit_code == 1
+    assert said in plain(result.output)
+
+
+def test_replicas_that_cannot_be_read_end_with_code_1(
+    command: Command, unheard: socket.socket
+) -> None:
+    url = f"http://127.0.0.1:{port_of(unheard)}"
+    result = command("top", "--once", "--json", "--interval", "2s", "--url", url)
+    assert result.exit_code == 1
+    [row] = json.loads(result.stdout)["replicas"]
+    assert "can't be reached" in row["problem"]
+
+
+def run(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "authsvc", "top", "--interval", "2s", *arguments]
+
+
+@pytest.mark.world
+async def test_pipe_gets_a_line_of_json_for_each_look(tmp_path: Path) -> None:
+    async with metrics_server(text(100, 10)) as server:
+        process = await asyncio.create_subprocess_exec(
+            *run("--json", "--url", server.url), stdout=subprocess.PIPE, cwd=tmp_path
+        )
+        assert process.stdout is not None
+        first = json.loads(await process.stdout.readline())
+        server.text = text(110, 30)
+        second = json.loads(await process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+    assert (first["methods"], first["replicas"][0]["calls_per_second"]) == ([], None)
+    assert second["methods"][0]["calls_per_second"] == 2
+    # Numbers that JSON does not have are null.
+    assert second["gauges"]["hashes_queued"] is None
+
+
+@pytest.mark.world
+async def test_terminal_shows_views_and_is_left_as_it_was(tmp_path: Path) -> None:
+    async with metrics_server(text(100, 10)) as server:
+        ours, theirs = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *run("--url", server.url), stdin=theirs, stdout=theirs, cwd=tmp_path
+        )
+        os.close(theirs)
+        output = await asyncio.to_thread(_read_until, ours, b"1 of 1 replicas")
+        process.send_signal(signal.SIGINT)
+        output += await asyncio.to_thread(_read_until, ours, b"\x1b[?1049l")
+        assert await process.wait() == 0
+        os.close(ours)
+    # The alternate screen was entered, and left again.
+    assert b"\x1b[?1049h" in output
+    assert b"Traceback" not in output
+
+
+def _read_until(descriptor: int, mark: bytes) -> bytes:
+    output = b""
+    while mark not in output:
+        output += os.read(descriptor, 65_536)
+    return output

@@ -1,0 +1,169 @@
+"""The view shows the numbers of all replicas, in terminals of any size."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from authsvc.app.metrics import SECTIONS
+from authsvc.cli.scraping import parse
+from authsvc.cli.top import snapshot as numbers
+from authsvc.cli.top.snapshot import Observation, Snapshot, snapshot
+from authsvc.cli.top.view import view
+
+BEFORE = """
+authsvc_uptime_seconds 100
+authsvc_build_info{version="0.2.0",python="3.11"} 1
+authsvc_settings_info{fingerprint="0123456789ab"} 1
+"""
+AFTER = """
+authsvc_uptime_seconds 110
+authsvc_build_info{version="0.2.0",python="3.11"} 1
+authsvc_settings_info{fingerprint="0123456789ab"} 1
+authsvc_settings_restart_needed 1
+authsvc_rpc_in_flight 7
+authsvc_rpc_calls_total{method="/authsvc.v1.AuthService/ValidateToken",code="OK",reason=""} 12000
+authsvc_rpc_calls_total{method="/authsvc.v1.AuthService/Login",code="OK",reason=""} 20
+authsvc_rpc_calls_total{method="/authsvc.v1.AuthService/Login",code="UNAUTHENTICATED",reason="x"} 30
+authsvc_rpc_calls_total{method="/authsvc.v1.AuthService/Login",code="UNAVAILABLE",reason="y"} 10
+authsvc_rpc_duration_seconds_bucket{method="/authsvc.v1.AuthService/Login",le="0.1"} 30
+authsvc_rpc_duration_seconds_bucket{method="/authsvc.v1.AuthService/Login",le="0.2"} 60
+authsvc_rpc_duration_seconds_bucket{method="/authsvc.v1.AuthService/Login",le="+Inf"} 60
+authsvc_logins_total{method="password",outcome="succeeded"} 20
+authsvc_logins_total{method="password",outcome="failed"} 30
+authsvc_logins_total{method="password",outcome="frozen"} 10
+authsvc_logins_total{method="passkey",outcome="succeeded"} 0
+authsvc_rate_limit_decisions_total{policy="sign-up",outcome="allowed"} 5
+authsvc_rate_limit_decisions_total{policy="sign-up",outcome="refused"} 15
+authsvc_rate_limit_decisions_total{policy="api",outcome="allowed"} 900
+authsvc_hashes_running 1
+authsvc_hashes_queued 12
+authsvc_hash_queue_seconds_bucket{le="0.5"} 10
+authsvc_hash_queue_seconds_bucket{le="+Inf"} 10
+authsvc_pool_connections{state="in_use"} 9
+authsvc_pool_connections{state="idle"} 7
+authsvc_pool_max 16
+authsvc_pool_waiting 2
+authsvc_revocation_read_age_seconds 0.2
+authsvc_revocation_watchers 4
+authsvc_ip_blocks 3
+authsvc_login_freezes 1
+authsvc_detections_total{detection="password_spraying"} 1
+authsvc_overloaded_total{what="hashes"} 5
+authsvc_requests_blocked 40
+authsvc_messages_total{channel="smtp",outcome="sent"} 30
+authsvc_outbox_pending 6
+authsvc_outbox_abandoned 2
+authsvc_signing_key_age_seconds 4000000
+authsvc_signing_key_rotate_after_seconds 2592000
+authsvc_tls_certificate_expire_time_seconds 1000
+"""
+
+
+def observed(*names: str, after: str = AFTER) -> Snapshot:
+    return snapshot(
+        [Observation(name, parse(BEFORE, 0), parse(after, 10)) for name in names or ("a:8081",)]
+    )
+
+
+def shown(found: Snapshot, width: int = 100, height: int = 60) -> str:
+    console = Console(width=width, height=height, file=io.StringIO(), highlight=False)
+    console.print(view(found, width, height))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def line(text: str, start: str) -> list[str]:
+    """Return the words of the line that starts with this word."""
+    [found] = [each.split() for each in text.splitlines() if each.split()[:1] == [start]]
+    return found
+
+
+def test_numbers_of_all_replicas_are_summed() -> None:
+    text = shown(observed("a:8081", "b:8081"))
+    assert text.startswith("2 of 2 replicas, 2,412 calls/s, 2.0 failed/s, over 10.0 s\n")
+    assert line(text, "AuthService/Login")[1:] == ["12", "6.0", "2.0", "100.0ms", "198.0ms"]
+    assert line(text, "AuthService/ValidateToken")[1:3] == ["2,400", "0"]
+    assert line(text, "password")[1:] == ["4.0", "6.0", "0", "2.0"]
+    assert line(text, "api")[1:] == ["180", "0", "0"]
+    assert line(text, "sign-up")[1:] == ["1.0", "3.0", "0"]
+    assert "pool: 18 of 32 in use, 4 waiting" in text
+    assert "hashing: 2 running, 24 queued, waited 475.0ms (p95)" in text
+    assert "refusals: 1.0 shed/s, 8.0 blocked/s, 3 blocks, 1 freezes" in text
+    assert "messages: 6.0 attempts/s, 6 waiting, 2 given up" in text
+    assert "revocations: read 200.0ms ago, known after - (p99), 8 watchers" in text
+
+
+def test_busiest_come_first_and_the_idle_are_left_out() -> None:
+    found = observed()
+    assert [row.policy for row in found.policies] == ["api", "sign-up"]
+    assert [row.method.rpartition("/")[2] for row in found.methods] == ["ValidateToken", "Login"]
+    assert [row.method for row in found.logins] == ["password"]
+
+
+def test_what_is_wrong_is_named() -> None:
+    text = shown(observed())
+    for said in (
+        "detected: password_spraying",
+        "the signing key is not rotated",
+        "the certificate ends soon",
+        "a:8081 (restart needed)",
+    ):
+        assert said in text
+    other = [
+        Observation("a:8081", None, parse(BEFORE, 0)),
+        Observation(
+            "b:8081",
+            None,
+            parse(BEFORE.replace("0.2.0", "0.1.0").replace("0123456789ab", "ba"), 0),
+        ),
+    ]
+    text = shown(snapshot(other))
+    assert "replicas have different settings, replicas have different versions" in text
+    assert "first look" in text
+
+
+def test_replica_that_is_down_does_not_hide_the_others() -> None:
+    up = Observation("a:8081", parse(BEFORE, 0), parse(AFTER, 10))
+    text = shown(snapshot([up, Observation("b:8081", problem="can't be reached: refused")]))
+    assert text.startswith("1 of 2 replicas, 1,206 calls/s")
+    assert "b:8081: can't be reached: refused" in text
+
+
+def test_replica_without_newer_metrics_is_shown() -> None:
+    """An older version lacks some; what is not known is a dash."""
+    text = shown(snapshot([Observation("a:8081", None, parse("authsvc_uptime_seconds 5\n", 0))]))
+    assert "hashing: - running, - queued" in text
+    assert "nothing at the moment" in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(30, 10), (40, 24), (80, 24), (149, 50), (200, 60)])
+def test_tables_keep_within_the_terminal(width: int, height: int) -> None:
+    text = shown(observed("replica-with-a-long-name.example.com:8081"), width, height)
+    assert max(map(len, text.splitlines())) <= width
+    # Numbers are whole; names give way.
+    assert "2,400" in text or "1,200" in text
+    assert re.search(r"calls/s", text)
+
+
+def test_short_terminal_says_how_many_rows_are_left_out() -> None:
+    many = AFTER + "".join(
+        f'authsvc_rpc_calls_total{{method="/m/{number}",code="OK",reason=""}} 10\n'
+        for number in range(20)
+    )
+    text = shown(observed(after=many), height=24)
+    assert "and 19 more" in text
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    evil = 'authsvc_rpc_calls_total{method="\x1b[2J",code="OK",reason=""} 10\n'
+    assert "\x1b[2J" not in shown(observed(after=AFTER + evil))
+
+
+def test_metrics_that_are_read_exist() -> None:
+    known = {metric.name for _, section in SECTIONS for metric in section}
+    named = {metric for metric, _ in numbers._GAUGES.values()} | set(numbers._RATES.values())
+    named |= {metric for metric, _ in numbers._QUANTILES.values()}
+    in_text = re.findall(r"^(authsvc_\w+?)(?:_bucket)?[ {]", BEFORE + AFTER, re.MULTILINE)
+    assert named | set(in_text) <= known

@@ -1,0 +1,194 @@
+"""The committed rules as Prometheus takes them, and when they fire by their real times."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.observability.__main__ import FOLDER
+from tests.world.install import PROMETHEUS
+
+pytestmark = pytest.mark.world
+
+_RULES = sorted((FOLDER / "rules").glob("*.yaml"))
+_CALLS = "authsvc_rpc_calls_total"
+_DAY = 86_400
+
+
+def _promtool(*arguments: str) -> str:
+    done = subprocess.run(
+        [str(PROMETHEUS.folder / "usr/bin/promtool"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Series by the minute, and the alerts that fire at times."""
+
+    name: str
+    series: Mapping[str, str]
+    expected: Mapping[str, Sequence[str]]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "interval": "1m",
+            "input_series": [
+                {"series": name, "values": values}
+                for name, values in ({_up("a"): "1x6000"} | {**self.series}).items()
+            ],
+            "promql_expr_test": [
+                {
+                    "eval_time": time,
+                    "expr": 'count by (alertname, severity) (ALERTS{alertstate="firing"})',
+                    "exp_samples": [
+                        {
+                            "labels": f'{{alertname="{alert}", severity="{severity}"}}',
+                            "value": float(number),
+                        }
+                        for alert, severity, number in (each.split() for each in alerts)
+                    ],
+                }
+                for time, alerts in self.expected.items()
+            ],
+        }
+
+
+def _up(instance: str) -> str:
+    return f'up{{job="authsvc", instance="{instance}"}}'
+
+
+def _calls(instance: str, code: str = "OK", reason: str = "") -> str:
+    return (
+        f'{_CALLS}{{job="authsvc", instance="{instance}", method="/authsvc.v1.AuthService/Login",'
+        f' code="{code}", reason="{reason}"}}'
+    )
+
+
+def _detections(instance: str) -> str:
+    return (
+        f'authsvc_detections_total{{job="authsvc", instance="{instance}",'
+        ' detection="password_spraying"}'
+    )
+
+
+def _certificate(instance: str, what: str) -> str:
+    return f'authsvc_tls_certificate_{what}_time_seconds{{job="authsvc", instance="{instance}"}}'
+
+
+_BURN = "AuthsvcAvailabilityBudgetBurn"
+_FAILED = ("INTERNAL", "INTERNAL")
+CASES = (
+    Case(
+        "no traffic",
+        {_calls("a"): "0x300", _calls("a", *_FAILED): "0x300"},
+        {"10m": [], "5h": []},
+    ),
+    Case(
+        "the first calls fail, and then no more",
+        {_calls("a"): "0+600x300", _calls("a", *_FAILED): "_x10 1 5x290"},
+        {"12m": [], "1h": []},
+    ),
+    Case(
+        "a rollout: one replica ends, the next begins at 0",
+        {
+            _calls("a"): "90000+600x60 stale",
+            _calls("b"): "_x55 0+600x300",
+            _up("b"): "_x55 1x300",
+            _calls("a", "UNAVAILABLE", "SERVICE_STOPPING"): "0x55 0+50x5 stale",
+        },
+        {"1h2m": [], "2h": []},
+    ),
+    Case(
+        "nearly every call fails, and then none",
+        {
+            _calls("a"): "0+600x60 36000x20 36000+600x2000",
+            _calls("a", *_FAILED): "0x60 0+600x20 12000x2000",
+        },
+        {
+            "59m": [],
+            "1h4m": [f"{_BURN} page 2", f"{_BURN} ticket 2"],
+            # The short windows of five minutes and half an hour are over.
+            "1h59m": [f"{_BURN} ticket 2"],
+            "10h": [],
+        },
+    ),
+    Case(
+        "one call in a thousand fails for days",
+        {_calls("a"): "0+6000x1500", _calls("a", *_FAILED): "0+6x1500"},
+        {"1d": [f"{_BURN} ticket 1"]},
+    ),
+    Case(
+        "a quiet night in which one call in ten fails",
+        {_calls("a"): "0+1x600", _calls("a", *_FAILED): "0x120 1x480"},
+        {"2h3m": [], "4h": []},
+    ),
+    Case(
+        "calls are shed, and a provider is down: only the first is ours",
+        {
+            _calls("a"): "0+600x300",
+            _calls("a", "RESOURCE_EXHAUSTED", "TOO_MANY_ATTEMPTS"): "0+300x300",
+            _calls("a", "UNAVAILABLE", "PROVIDER_UNAVAILABLE"): "0x300",
+        },
+        {"1h": []},
+    ),
+    Case(
+        "a detection on a replica that was there, and on one that has just started",
+        {_detections("a"): "0x30 1x100", _detections("b"): "_x60 1x100"},
+        {
+            "29m": [],
+            "32m": ["AuthsvcPasswordSpraying page 1"],
+            "50m": [],
+            "1h2m": ["AuthsvcPasswordSpraying page 1"],
+            "1h20m": [],
+        },
+    ),
+    Case(
+        "certificates for an hour and for 90 days",
+        {
+            _certificate("short", "expire"): "3600x60 stale",
+            _certificate("short", "issue"): "0x60 stale",
+            _certificate("long", "expire"): f"{14 * _DAY + 5_400}x200",
+            _certificate("long", "issue"): f"{-76 * _DAY + 5_400}x200",
+        },
+        {
+            "47m": [],
+            "51m": ["AuthsvcCertificateExpiring ticket 1"],
+            "59m": ["AuthsvcCertificateExpiring page 1", "AuthsvcCertificateExpiring ticket 1"],
+            "1h20m": [],
+            "1h35m": ["AuthsvcCertificateExpiring ticket 1"],
+        },
+    ),
+    Case(
+        "no replica at all",
+        {_up("a"): "1x10 0x60"},
+        {"9m": [], "20m": ["AuthsvcDown page 1"]},
+    ),
+)
+
+
+def test_prometheus_takes_the_rules() -> None:
+    assert _promtool("check", "rules", *map(str, _RULES)).count("SUCCESS") == len(_RULES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_alerts_fire_in_time_and_for_nothing_else(case: Case, tmp_path: Path) -> None:
+    tests = tmp_path / "tests.yaml"
+    tests.write_text(
+        yaml.safe_dump(
+            {
+                "rule_files": [str(path) for path in _RULES],
+                "evaluation_interval": "1m",
+                "tests": [case.document()],
+            }
+        )
+    )
+    _promtool("test", "rules", str(tests))
