@@ -102,7 +102,7 @@ def test_compose_file_matches_schema_and_image() -> None:
     schema = json.loads((download_module(_COMPOSE) / "schema/compose-spec.json").read_text())
     jsonschema.validate(compose, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(compose | {"servces": {}}, schema)
+        jsonschema.validate(compose | {"surplus": {}}, schema)
     for name in ("migrate", "authsvc"):
         service = compose["services"][name]
         assert service["read_only"] is True
