@@ -15,8 +15,8 @@ _PLACES = {
     "deploy/chart/Chart.yaml": rf'(?m)(^(?:version|appVersion): ")({_ANY})(")',
     "deploy/kubernetes/base/kustomization.yaml": rf'(\bnewTag: ")({_ANY})(")',
 }
-_PAGES = ("README.md", "docs/**/*.md")
-_IMAGE = rf"(\bauthsvc:)({_ANY})(\b)"
+_PAGES = ("README.md", "docs/**/*.md", "deploy/*/README.md", "deploy/examples/compose/*.yaml")
+_IMAGE = rf"(\bauthsvc[:-])({_ANY})(\b)"
 
 
 class Version(NamedTuple):
