@@ -14,7 +14,7 @@ from tests.world.helm import CHART, HelmError, Values
 from tests.world.test_chart import EVERYTHING
 
 # The server starts in half a minute, and is shared.
-pytestmark = [pytest.mark.world, pytest.mark.xdist_group("api_server"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.world, pytest.mark.alone, pytest.mark.timeout(600)]
 
 _JOB = "authsvc-migration"
 

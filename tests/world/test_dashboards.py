@@ -38,7 +38,7 @@ from tests.world.alerts.installation import Installation, Replica
 from tests.world.alerts.scene import anybody, going_on, logged_in, registered
 from tests.world.install import CHROMIUM
 
-pytestmark = [pytest.mark.world, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.world, pytest.mark.alone, pytest.mark.timeout(900)]
 
 _CHAPTERS = "main_job codes second_factors passkeys api_keys service_tokens account screening"
 _SETTINGS = """

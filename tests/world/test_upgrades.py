@@ -43,7 +43,7 @@ from tests.support.accounts import PASSWORD
 from tests.support.processes import Process
 from tests.world.released import ReleasedVersion, released
 
-pytestmark = pytest.mark.world
+pytestmark = [pytest.mark.world, pytest.mark.alone]
 
 _ISSUER = "https://auth.test"
 _USERS = 2

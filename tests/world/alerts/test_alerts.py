@@ -65,6 +65,7 @@ def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedP
 
 
 @pytest.mark.world
+@pytest.mark.alone
 @pytest.mark.timeout(1_800)
 async def test_each_alert_fires_and_ends_and_its_runbook_works(
     own_server: EmbeddedPostgres,
