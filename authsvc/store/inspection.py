@@ -117,7 +117,7 @@ _CONNECTIONS = """
 SELECT count(*) AS all_of_server,
     count(*) FILTER (WHERE usename = current_user) AS own,
     count(DISTINCT client_addr) FILTER (WHERE usename = current_user
-        AND application_name = 'authsvc') AS clients
+        AND application_name ~ '^authsvc( |$)') AS clients
 FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
 

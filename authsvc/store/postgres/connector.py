@@ -110,9 +110,13 @@ class PoolConnection(Connection):
         self.is_traced = traced
 
     @contextmanager
-    def _time_and_log(self, query: str, _arguments: Any, _timeout: Any) -> Iterator[None]:
+    def _time_and_log(self, query: str, arguments: Any, timeout: Any) -> Iterator[None]:
         name = summary(query)
-        with span(name, SpanKind.CLIENT, {DB_SYSTEM: "postgresql", DB_SUMMARY: name}):
+        # asyncpg's own tells the other listeners, if there are any.
+        with (
+            span(name, SpanKind.CLIENT, {DB_SYSTEM: "postgresql", DB_SUMMARY: name}),
+            super()._time_and_log(query, arguments, timeout),  # type: ignore[misc] # the stubs leave it out
+        ):
             yield
 
     def is_read_only(self) -> bool:
@@ -132,7 +136,7 @@ class PoolConnection(Connection):
 
 
 def _listen(_query: object) -> None:
-    """Do nothing: `PoolConnection._time_and_log` has recorded the statement itself."""
+    """Do nothing: `PoolConnection._time_and_log` records the statement itself."""
 
 
 def as_pool_connection(connection: Connection) -> PoolConnection | None:
