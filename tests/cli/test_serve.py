@@ -10,7 +10,7 @@ import pytest
 from authsvc.dev.workspace import Workspace
 from tests.support.processes import Process
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.world
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def state(project: Path) -> tuple[str, ...]:
     return git(project, "rev-parse", "HEAD"), git(project, "tag"), git(project, "status", "-s")
 
 
-@pytest.mark.slow
+@pytest.mark.world
 def test_release_is_committed_tagged_and_built(project: Path) -> None:
     assert main(["0.2.0"], project) == 0
     assert (project / "authsvc" / "__init__.py").read_text() == '__version__ = "0.2.0"\n'
