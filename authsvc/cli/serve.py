@@ -24,7 +24,7 @@ def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     SIGTERM and SIGINT drain it: new calls are rejected, calls in flight finish, and it exits with
     code 0. Callers and limits are reloaded within five seconds of a change to the settings file, or
     at once on SIGHUP; certificates reload by themselves. The log says which changed keys took
-    effect and which need a restart. Invalid settings are logged and not applied.
+    effect and which, such as secrets, need a restart. Invalid settings are logged and not applied.
     """
     config, secrets = sources_of(config, secrets)
     loaded = loaded_from(config, secrets)
@@ -99,16 +99,16 @@ async def _collect_garbage() -> None:
 async def _reload_on_change(
     app: Application, config: Path | None, secrets: Path | None, reload: asyncio.Event
 ) -> None:
-    seen = _stamp(config)
+    seen = _stamps(config, secrets)
     while True:
         try:
             async with asyncio.timeout(_WATCH_INTERVAL):
                 await reload.wait()
         except TimeoutError:
-            if _stamp(config) == seen:
+            if _stamps(config, secrets) == seen:
                 continue
         reload.clear()
-        seen = _stamp(config)
+        seen = _stamps(config, secrets)
         try:
             reloaded = app.reload(load(config, secrets_dir=secrets))
         except ConfigError as error:
@@ -123,6 +123,15 @@ async def _reload_on_change(
                 applied=reloaded.applied,
                 restart_needed=reloaded.restart_needed,
             )
+
+
+def _stamps(config: Path | None, secrets: Path | None) -> list[tuple[int, int] | None]:
+    """Return what differs once the settings file or a file of the secrets folder has changed."""
+    try:
+        files = sorted(secrets.iterdir()) if secrets else []
+    except OSError:
+        files = []
+    return [_stamp(file) for file in (config, *files)]
 
 
 def _stamp(config: Path | None) -> tuple[int, int] | None:

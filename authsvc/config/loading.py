@@ -61,8 +61,12 @@ def load_with_notes(file: Path | None = None, *, secrets_dir: Path | None = None
     values: sources.Table = {}
     for source in found:
         values = sources.merge(values, source.values)
-    settings = validate(values)
     notes = [note for source in found for note in source.notes]
+    try:
+        settings = validate(values)
+    except ConfigError as error:
+        # A file whose name is misspelt is why a setting is missing.
+        raise ConfigError([*error.problems, *notes]) from None
     notes += sources.overridden(environment, secrets)
     return Loaded(settings, notes)
 

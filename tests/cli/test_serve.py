@@ -1,5 +1,8 @@
 """The service as a process: it starts with one command, reports errors, drains and reloads."""
 
+import base64
+import json
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -131,5 +134,11 @@ def test_reload_applies_valid_settings_and_ignores_invalid_ones(
     seen = len(service.output)
     service.send(signal.SIGHUP)
     service.wait_for("settings_reloaded", seen)
+    # Nobody sends a signal after a change of a secret.
+    seen = len(service.output)
+    peppers = workspace.secrets / "secrets__peppers"
+    another = {"id": "another", "key": base64.b64encode(os.urandom(32)).decode()}
+    peppers.write_text(json.dumps([*json.loads(peppers.read_text()), another]))
+    service.wait_for("secrets.peppers", seen)
     service.send(signal.SIGTERM)
     assert service.end() == 0

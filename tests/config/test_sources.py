@@ -181,6 +181,16 @@ def test_files_of_no_setting_are_told_of(config: Path, secrets: Path) -> None:
     ]
 
 
+def test_misspelt_file_is_named_beside_the_setting_that_is_missing(
+    config: Path, secrets: Path
+) -> None:
+    (secrets / "secrets__peppers").rename(secrets / "peppers")
+    assert _problems(config, secrets) == [
+        "secrets.peppers: missing, and it has no default",
+        f"secrets folder {secrets}: peppers names no setting; ignored",
+    ]
+
+
 def test_variables_that_the_secrets_folder_overrides_are_told_of(
     config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,15 @@ def test_network_policy_lets_out_to_database_and_pooler() -> None:
     assert {5432, 6432} <= {port["port"] for rule in egress for port in rule["ports"]}
 
 
+def test_network_policy_lets_replicas_ask_one_another() -> None:
+    """As `authsvc doctor` and `authsvc top` do inside of one, by both ports."""
+    policy = _one("NetworkPolicy")["spec"]
+    replicas = [{"podSelector": policy["podSelector"]}]
+    for rules, peers in ((policy["ingress"], "from"), (policy["egress"], "to")):
+        [rule] = [rule for rule in rules if rule.get(peers) == replicas]
+        assert [port["port"] for port in rule["ports"]] == [8443, 8081]
+
+
 def test_grace_period_exceeds_drain_time() -> None:
     (container,) = POD["containers"]
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]

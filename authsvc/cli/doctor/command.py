@@ -176,11 +176,11 @@ def _load(config: Path | None, secrets: Path | None) -> tuple[Settings | None, S
     try:
         loaded = load_with_notes(config, secrets_dir=secrets)
     except ConfigError as failure:
-        where = str(config) if config else "no settings file was read, only the environment"
-        return None, [
-            *(error(problem, remedy) for problem in failure.problems),
-            error(f"settings: {where}", "name the file by --config or AUTHSVC_CONFIG"),
-        ]
+        found = [error(problem, remedy) for problem in failure.problems]
+        if config is None:
+            where = "no settings file was read, only the environment"
+            found.append(error(f"settings: {where}", "name the file by --config or AUTHSVC_CONFIG"))
+        return None, found
     notes = [warning(note, _NOTE) for note in loaded.notes]
     return loaded.settings, notes or [ok(str(config) if config else "from the environment")]
 

@@ -171,7 +171,7 @@ async def wait_for_database(
                 raise
             why = describe(error)
             if why != told:
-                say(f"Waiting for the database: {why}.")
+                say(f"Waiting for the database: {why}")
                 told = why
         await asyncio.sleep(_POLL_SECONDS)
 
