@@ -77,7 +77,7 @@ async def tables_are_locked(scene: Scene) -> None:
 
 async def listener_is_killed(scene: Scene) -> None:
     async with scene.installation("deaf") as installation, AsyncExitStack() as stack:
-        superuser = await asyncpg.connect(scene.server.dsn(user="postgres"))
+        superuser = await asyncpg.connect(scene.server.dsn("postgres", user="postgres"))
         stack.push_async_callback(superuser.close)
         await superuser.execute("CREATE ROLE bell LOGIN PASSWORD 'bell'")
         _, _, rest = installation.dsn.partition("@")

@@ -64,6 +64,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         self._firing: set[tuple[str, str, str]] = set()
+        # When each was last seen to fire: some fire for seconds only, while their cause goes on.
+        self._seen: dict[tuple[str, str, str], float] = {}
         self._changed = asyncio.Condition()
         self._shells = asyncio.Semaphore(_SHELLS)
 
@@ -73,6 +75,7 @@ class Stage:
             firing = await self.prometheus.firing()
             async with self._changed:
                 self._firing = firing
+                self._seen |= dict.fromkeys(firing, monotonic())
                 self.fired |= {(name, job) for name, _, job in firing}
                 self._changed.notify_all()
             await asyncio.sleep(_POLL)
@@ -110,7 +113,11 @@ class Stage:
 
     async def _fires(self, installation: Installation, name: str, began: float) -> float:
         wanted = {(name, severity, installation.job) for severity in _SEVERITIES[name]}
-        await self._until(lambda: wanted <= self._firing, f"{name} of {installation.job} to fire")
+
+        def has_fired() -> bool:
+            return all(self._seen.get(each, 0.0) > began for each in wanted)
+
+        await self._until(has_fired, f"{name} of {installation.job} to fire")
         return monotonic() - began
 
     async def _ends(self, installation: Installation, name: str, since: float) -> float:
