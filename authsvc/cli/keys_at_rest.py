@@ -159,7 +159,10 @@ def _advice(report: KeyReport, settings: Settings, wait: str) -> Iterator[str]:
             if key_id not in removable:
                 yield f"{name}: {key_id} is still needed."
             elif name == "secrets.peppers":
-                yield f"{name}: {key_id} protects nothing; you can remove it."
+                yield (
+                    f"{name}: {key_id} protects nothing. Remove it, unless it is new and is still"
+                    " to become the first."
+                )
             else:
                 yield (
                     f"{name}: {key_id} protects nothing stored. Remove it {wait} after another key"

@@ -130,6 +130,18 @@ def test_algorithm_is_changed(command: Command, workspace: Workspace) -> None:
     assert (usage["algorithm"], usage["state"]) == ("ChaCha20-Poly1305", "newest")
 
 
+def test_new_pepper_that_is_not_the_first_yet_is_not_called_removable(
+    command: Command, workspace: Workspace
+) -> None:
+    [first] = read(workspace, "peppers")
+    write(workspace, "peppers", [first, key(command, "next")])
+    told = " ".join(command("keys", "status").stdout.split())
+    assert (
+        "next protects nothing. Remove it, unless it is new and is still to become the first."
+        in told
+    )
+
+
 def test_status_tells_the_share_of_each_pepper(command: Command, workspace: Workspace) -> None:
     def create(email: str) -> None:
         result = command(
