@@ -189,9 +189,16 @@ def test_measurement_covers_both_libraries_at_a_bounded_cost(
 
     compute = argon2id.compute
     monkeypatch.setattr(argon2id, "compute", note)
+    argon2id.measure_small.cache_clear()
     costly = replace(COST, memory_cost=4_194_304, time_cost=64)
     measured = argon2id.measure(costly)
     assert measured.keys() == set(Library)
     # Proportional: 1024 times the memory, 32 times the passes.
     assert all(1 < seconds < float("inf") for seconds in measured.values())
     assert {(cost.memory_cost, cost.time_cost) for cost in costs} == {(4_096, 2)}
+    # The machine stays the same, so a process measures once.
+    count = len(costs)
+    assert argon2id.measure(replace(costly, time_cost=32)) == {
+        library: seconds / 2 for library, seconds in measured.items()
+    }
+    assert len(costs) == count
