@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.processes import Process
 
-pytestmark = pytest.mark.world
+pytestmark = pytest.mark.slow
 
 
 def test_issuer_health_and_first_call_follow_the_chosen_ports(

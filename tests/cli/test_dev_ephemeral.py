@@ -17,7 +17,7 @@ from authsvc.client import Client
 from authsvc.v1.auth_service_pb2 import RegisterRequest
 from tests.support.processes import Process
 
-pytestmark = pytest.mark.world
+pytestmark = pytest.mark.slow
 
 _PATIENCE = 120.0
 _EPHEMERAL = ("dev", "--ephemeral", "--http", "127.0.0.1:0", "--port-file")

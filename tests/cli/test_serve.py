@@ -13,7 +13,7 @@ import pytest
 from authsvc.dev.workspace import Workspace
 from tests.support.processes import Process
 
-pytestmark = pytest.mark.world
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

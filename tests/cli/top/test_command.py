@@ -139,7 +139,7 @@ def run(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "authsvc", "top", "--interval", "2s", *arguments]
 
 
-@pytest.mark.world
+@pytest.mark.slow
 async def test_pipe_gets_a_line_of_json_for_each_look(tmp_path: Path) -> None:
     async with metrics_server(text(100, 10)) as server:
         process = await asyncio.create_subprocess_exec(
@@ -157,7 +157,7 @@ async def test_pipe_gets_a_line_of_json_for_each_look(tmp_path: Path) -> None:
     assert second["gauges"]["hashes_queued"] is None
 
 
-@pytest.mark.world
+@pytest.mark.slow
 async def test_terminal_shows_views_and_is_left_as_it_was(tmp_path: Path) -> None:
     async with metrics_server(text(100, 10)) as server:
         ours, theirs = pty.openpty()
