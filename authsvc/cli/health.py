@@ -13,13 +13,21 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authsvc.cli.connection import credentials_of, open_channel, target_of
-from authsvc.cli.output import DEVELOPMENT, fail, run
+from authsvc.cli.output import (
+    DEVELOPMENT,
+    ConfigOption,
+    SecretsOption,
+    fail,
+    run,
+    settings_of,
+)
+from authsvc.cli.scraping import client_tls, own_tls, own_url
 from authsvc.errors import ServerError
 
 _LONGEST_TIMEOUT = 3_600
 
 
-def health(
+def health(  # noqa: PLR0917 - options
     target: Annotated[
         str | None,
         typer.Option(
@@ -65,15 +73,27 @@ def health(
         ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 5.0,
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
 ) -> None:
     """Check the health of a service; exit code 0 if it is serving, 1 if not.
 
-    Any client certificate signed by the service's CA is accepted.
+    Any client certificate signed by the service's CA is accepted. Where there is none, the service
+    of the settings is asked on this machine, by /readyz.
     """
     if not 0 < timeout <= _LONGEST_TIMEOUT:
         fail(f"--timeout is more than 0 and at most {_LONGEST_TIMEOUT} seconds")
     if http is not None:
-        _check_ready(http, ca, timeout)
+        try:
+            _check_ready(http, client_tls(ca, None, None), timeout)
+        except ServerError as error:
+            fail(str(error))
+        print("SERVING")
+        return
+    is_of_settings = config is not None and not (folder / "certs").is_dir()
+    if is_of_settings and not any((target, ca, cert, key)):
+        settings = settings_of(config, secrets)
+        _check_ready(own_url(settings).removesuffix("/metrics"), own_tls(settings), timeout)
         print("SERVING")
         return
     target = target or target_of(folder)
@@ -90,7 +110,7 @@ def health(
     print(status)
 
 
-def _check_ready(address: str, ca: Path | None, timeout: float) -> None:
+def _check_ready(address: str, tls: ssl.SSLContext | None, timeout: float) -> None:
     """End the command unless /readyz at `address` answers 200 within `timeout` seconds."""
     parts = urlsplit(address)
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
@@ -98,8 +118,7 @@ def _check_ready(address: str, ca: Path | None, timeout: float) -> None:
     try:
         # Not urllib's own: a proxy for outbound requests is not for calls within.
         if parts.scheme == "https":
-            trust = ssl.create_default_context(cafile=ca)
-            port: HTTPConnection = HTTPSConnection(parts.netloc, timeout=timeout, context=trust)
+            port: HTTPConnection = HTTPSConnection(parts.netloc, timeout=timeout, context=tls)
         else:
             port = HTTPConnection(parts.netloc, timeout=timeout)
         with closing(port):

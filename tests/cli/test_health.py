@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from authsvc.cli.health import health_status
 from authsvc.cli.main import app
 from authsvc.config import Settings
+from authsvc.dev.workspace import Workspace
 from authsvc.errors import ServerError
 from tests.support.certificates import Authority, Certificate, channel_credentials
 from tests.support.connect_proxy import proxying
@@ -180,3 +181,37 @@ def test_http_port_that_does_not_answer_is_explained() -> None:
     result = CliRunner().invoke(app, ["health", "--http", "http://127.0.0.1:1"])
     assert result.exit_code == 1
     assert "http://127.0.0.1:1 does not answer: " in result.output
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, "SERVING"), (503, "is not ready")])
+async def test_service_of_the_settings_is_asked_where_there_are_no_certificates(
+    status: int,
+    expected: str,
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a pod, where a client's certificate would not help anybody."""
+
+    async def readyz(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text="the database is away\n")
+
+    workspace.set_database("postgresql://nowhere/nothing")
+    monkeypatch.setenv("AUTHSVC_CONFIG", str(tmp_path / ".authsvc/config.toml"))
+    monkeypatch.setenv("AUTHSVC_SECRETS_DIR", str(tmp_path / ".authsvc/secrets"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    site = web.Application()
+    site.router.add_get("/readyz", readyz)
+    async with TestServer(site) as server:
+        monkeypatch.setenv("AUTHSVC_HTTP__ADDRESS", f"0.0.0.0:{server.port}")
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["health"])
+    assert expected in result.output
+    assert result.exit_code == (0 if status == 200 else 1)
+
+
+def test_authority_of_the_http_port_that_is_missing_is_one_line() -> None:
+    arguments = ["health", "--http", "https://127.0.0.1:1", "--ca", "missing.crt"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.stderr == "error: missing.crt: No such file or directory\n"

@@ -6,7 +6,7 @@ import pytest
 
 from authsvc.cli import sizing
 from authsvc.config import TokenSettings
-from tests.support.documents import REPOSITORY
+from tests.support.documents import REPOSITORY, pages
 
 ROW = re.compile(r"\| (?P<logins>[\d,]+) \| (?P<validations>[\d,]+) \| (?P<sessions>[\d,]+) \| .+")
 ROWS = list(ROW.finditer((REPOSITORY / "docs/operations.md").read_text()))
@@ -38,3 +38,11 @@ def test_row_of_sizing_table_is_what_the_command_says(row: re.Match[str]) -> Non
         f" {found.memory_limit_mib} MiB | {found.database_cores} processors"
         f" | {found.database_connections} |"
     )
+
+
+def test_copies_of_pods_are_admitted_and_not_killed_by_a_probe() -> None:
+    """Without a profile, kubectl keeps the liveness probe, which nobody answers in a copy."""
+    text = "\n".join(page.text for page in pages()).replace("\\\n", "")
+    commands = re.findall(r"^kubectl .*\bdebug\b.*--copy-to=.*$", text, re.MULTILINE)
+    assert len(commands) > 1
+    assert all("--profile=restricted" in command for command in commands)

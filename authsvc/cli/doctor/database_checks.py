@@ -45,8 +45,8 @@ async def reachable(deployment: Deployment) -> Sequence[Finding]:
         return [
             error(
                 f"database.url: {describe(failure)}",
-                "start the server, or correct the address, the password or the network rules;"
-                " checks that need it were skipped",
+                "start the server, or correct the address, the password, sslrootcert or the"
+                " network rules; checks that need it were skipped",
             )
         ]
     await database.ping()

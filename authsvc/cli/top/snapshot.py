@@ -33,6 +33,7 @@ class ReplicaRow:
     in_flight: float | None = None
     loop_lag_p99_seconds: float | None = None
     revocation_age_seconds: float | None = None
+    database_down: bool = False
     restart_needed: bool = False
     settings: str = ""
 
@@ -124,6 +125,7 @@ def _replica(observation: Observation) -> ReplicaRow:
         in_flight=after.value("authsvc_rpc_in_flight"),
         loop_lag_p99_seconds=_quantile(intervals, "authsvc_event_loop_lag_seconds", 0.99),
         revocation_age_seconds=after.value("authsvc_revocation_read_age_seconds"),
+        database_down=after.value("authsvc_database_up") == 0,
         restart_needed=bool(after.value("authsvc_settings_restart_needed")),
         settings=_label(after, "authsvc_settings_info", "fingerprint"),
     )

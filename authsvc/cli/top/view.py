@@ -122,6 +122,8 @@ def _method(row: MethodRow) -> str:
 def _name(row: ReplicaRow) -> str:
     if row.problem:
         return f"{row.name}: {row.problem}"
+    if row.database_down:
+        return f"{row.name} (no database)"
     return f"{row.name} (restart needed)" if row.restart_needed else row.name
 
 
@@ -187,8 +189,10 @@ def _warnings(shown: Snapshot) -> Iterator[str]:
     if age is not None and limit is not None and age > _OVERDUE * limit:
         found.append("the signing key is not rotated")
     end = gauges["certificate_expire_time_seconds"]
-    if end is not None and end - time.time() < _SOON:
-        found.append("the certificate ends soon")
+    if end is not None and (left := end - time.time()) < _SOON:
+        found.append("the certificate ends soon" if left > 0 else "the certificate has expired")
+    if any(row.database_down for row in shown.replicas):
+        found.append("the database can't be reached")
     if gauges["migrations_pending"]:
         found.append("migrations are pending")
     if len({row.settings for row in shown.replicas if row.settings}) > 1:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -107,7 +108,7 @@ def test_what_is_wrong_is_named() -> None:
     for said in (
         "detected: password_spraying",
         "the signing key is not rotated",
-        "the certificate ends soon",
+        "the certificate has expired",
         "a:8081 (restart needed)",
     ):
         assert said in text
@@ -167,3 +168,15 @@ def test_metrics_that_are_read_exist() -> None:
     named |= {metric for metric, _ in numbers._QUANTILES.values()}
     in_text = re.findall(r"^(authsvc_\w+?)(?:_bucket)?[ {]", BEFORE + AFTER, re.MULTILINE)
     assert named | set(in_text) <= known
+
+
+def test_replica_without_its_database_stands_out() -> None:
+    text = shown(observed(after=AFTER + "authsvc_database_up 0\n"))
+    assert line(text, "a:8081")[1:3] == ["(no", "database)"]
+    assert "can't be reached" in text
+    assert "database" not in shown(observed(after=AFTER + "authsvc_database_up 1\n"))
+
+
+def test_certificate_that_ends_soon_is_not_called_expired() -> None:
+    soon = f"authsvc_tls_certificate_expire_time_seconds {time.time() + 3_600}\n"
+    assert "the certificate ends soon" in shown(observed(after=BEFORE + soon))
