@@ -16,6 +16,7 @@ import yaml
 
 from authsvc.app.reload import RELOADED
 from authsvc.config.schema import resolve, settings_schema
+from authsvc.config.telemetry import OTLP_PORT
 from tests.support.documents import REPOSITORY
 
 CHART = REPOSITORY / "deploy" / "chart"
@@ -247,6 +248,7 @@ def known_settings() -> Mapping[str, Any]:
         "hash_memory_mib": schema["PasswordSettings"]["properties"]["hash_memory_mib"]["default"],
         "smtp_port": schema["SmtpSettings"]["properties"]["port"]["default"],
         "syslog_port": schema["SyslogSettings"]["properties"]["port"]["default"],
+        "otlp_port": OTLP_PORT,
     }
 
 

@@ -18,6 +18,7 @@ from authsvc.app import application
 from authsvc.app.reload import RELOADED
 from authsvc.config import durations
 from authsvc.config.loading import validate
+from authsvc.config.telemetry import OTLP_PORT
 from tests.deploy.test_chart import SCHEMA, SETTINGS
 from tests.support.documents import REPOSITORY
 from tests.world import schemas
@@ -598,9 +599,11 @@ _MAIL = {"host": "a", "sender": "a@b.test"}
         ({"passwords": {"breached": {"address": "https://a.test"}}}, 443),
         ({"audit": {"forward": {"target": "webhook", "webhook": {"url": "https://a.test"}}}}, 443),
         ({"audit": {"forward": {"target": "syslog", "syslog": {"host": "a"}}}}, 6514),
-        ({"telemetry": {"otlp_endpoint": "https://collector:4317"}}, 4317),
-        ({"telemetry": {"otlp_endpoint": "https://collector"}}, 443),
-        ({"telemetry": {"otlp_endpoint": "http://collector", "plaintext": True}}, 80),
+        ({"telemetry": {"otlp_endpoint": "https://collector:4318/"}}, 4318),
+        ({"telemetry": {"otlp_endpoint": "https://collector"}}, OTLP_PORT),
+        ({"telemetry": {"otlp_endpoint": "http://collector", "plaintext": True}}, OTLP_PORT),
+        ({"telemetry": {"otlp_endpoint": "https://[fd00:1::5]:4318"}}, 4318),
+        ({"telemetry": {"otlp_endpoint": "https://[fd00:1::5]"}}, OTLP_PORT),
     ],
 )
 def test_settings_open_the_ports_that_they_need(config: Values, port: int) -> None:
