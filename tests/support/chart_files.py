@@ -67,6 +67,8 @@ _KNOWN: Mapping[str, Schema] = {
     "loadBalancerSourceRanges": _NAMES,
     "ports": _PORTS,
     "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}},
+    # A label's value.
+    "nameOverride": {"type": "string", "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$"},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "migration.mode": {"enum": ["hook", "initContainer", "none"]},

@@ -336,6 +336,9 @@ def test_lint_finds_nothing() -> None:
             | {"autoscaling": {"enabled": True}},
             "2 of at least 2 pods",
         ),
+        ({"fullnameOverride": "Login"}, "Login can't be the name of a Service"),
+        ({"fullnameOverride": "1-login"}, "1-login can't be the name of a Service"),
+        ({"nameOverride": "größe"}, "at '/nameOverride'"),
         ({"spread": None}, "missing property 'spread'"),
         ({"networkPolicy": {"dns": {"ports": None}}}, "missing property 'ports'"),
         ({"livenessProbe": None}, "missing property 'livenessProbe'"),
@@ -393,6 +396,23 @@ def test_wrong_values_are_refused(values: Values, problem: str) -> None:
     with pytest.raises(HelmError) as caught:
         render(values)
     assert problem in str(caught.value)
+
+
+def test_name_stays_a_text_whatever_yaml_takes_it_for() -> None:
+    names = {
+        "fullnameOverride": "on",
+        "nameOverride": "1",
+        "image": {"pullSecrets": ["2"]},
+        "priorityClassName": "3",
+        "secrets": {"existingSecret": "4"},
+        "tls": {"existingSecret": "0x5"},
+        "serviceAccount": {"name": "6"},
+        "migration": {"serviceAccountName": "7"},
+        "test": {"clientSecret": "8"},
+    }
+    for each in render(_merged(EVERYTHING, names), release="true", namespace="123"):
+        schemas.validate(each)
+        assert each["metadata"].get("namespace", "123") in {"123", "shop", "grafana"}
 
 
 def _own_keys(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
