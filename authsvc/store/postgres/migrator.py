@@ -116,9 +116,10 @@ def shipped() -> Sequence[Migration]:
     return shipped_schema().migrations
 
 
-def tables() -> Sequence[str]:
+def tables(schema: Schema | None = None) -> Sequence[str]:
     """Return the names of the tables that the migrations create, with some that they drop again."""
-    created = {name for migration in shipped() for name in _TABLE.findall(migration.sql)}
+    migrations = (schema or shipped_schema()).migrations
+    created = {name for migration in migrations for name in _TABLE.findall(migration.sql)}
     return sorted(created | {"schema_version"})
 
 
