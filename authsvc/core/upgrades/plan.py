@@ -282,7 +282,7 @@ def _releases(schema: Schema, count: int) -> Sequence[str]:
 
 def _way_back(schema: Schema, count: int) -> str:
     if count == 0:
-        return "The database is empty, so there is nothing to go back to."
+        return "No migration was applied, so there is nothing to go back to."
     former = schema.releases_at(schema.oldest_code(schema.version))
     if not former:
         return "There is no version before this one."
