@@ -2,13 +2,15 @@
 
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
 from authsvc.config.types import Between, Duration, FilePath, Form, Section, ServerUrl
 
+# Of OTLP over gRPC.
+OTLP_PORT: Final = 4_317
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -24,8 +26,9 @@ class TelemetrySettings(Section):
 
     otlp_endpoint: ServerUrl | None = Field(
         None,
-        description="The collector, such as `https://collector.example.com:4317`; needs the extra"
-        " `otel`. Without it, nothing is recorded or sent. See [Telemetry](telemetry.md).",
+        description="The collector, such as `https://collector.example.com:4317`; without a port,"
+        " 4317. Needs the extra `otel`. Without a collector, nothing is recorded or sent. See"
+        " [Telemetry](telemetry.md).",
     )
     plaintext: bool = Field(
         False, description="Whether `http://` may lead to another machine than this one."

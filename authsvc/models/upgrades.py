@@ -70,6 +70,19 @@ class TableSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where migrations create: the schema, None if there is none, and whether the role may do so.
+
+    `present` are tables that it has, and `of_others` those of them that the role may not change.
+    """
+
+    schema: str | None
+    may_create: bool
+    present: Sequence[str]
+    of_others: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A session that is in the way: it has been in a transaction for long."""
 

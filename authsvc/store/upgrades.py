@@ -9,15 +9,24 @@ from datetime import timedelta
 
 import asyncpg
 
-from authsvc.models.upgrades import Connections, Session, TableSize
+from authsvc.models.upgrades import Connections, Place, Session, TableSize
 from authsvc.store.postgres.connector import Connection, PoolConnection
 
+_SELECT_PLACE = """
+SELECT current_schema() AS schema,
+    coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
+    coalesce(array_agg(relname::text ORDER BY relname), '{}') AS present,
+    coalesce(array_agg(relname::text ORDER BY relname) FILTER (
+        WHERE NOT pg_has_role(relowner, 'USAGE')), '{}') AS of_others
+FROM pg_class
+WHERE relname = ANY ($1) AND relnamespace = quote_ident(current_schema())::regnamespace
+"""
 # A partitioned table has no rows of its own, although it has an estimate.
 _SELECT_SIZES = """
 WITH parts AS (
     SELECT c.oid, coalesce(pg_partition_root(c.oid), c.oid)::regclass::text AS name, c.reltuples
     FROM pg_class AS c
-    WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace
+    WHERE c.relkind = 'r' AND c.relnamespace = quote_ident(current_schema())::regnamespace
 )
 SELECT name, sum(greatest(reltuples, 0))::bigint AS rows, sum(pg_table_size(oid))::bigint AS bytes,
     max((SELECT count(*) FROM pg_index WHERE indrelid = oid))::integer AS indexes
@@ -56,7 +65,8 @@ GROUP BY application_name ORDER BY application_name
 _SELECT_UNFINISHED = """
 SELECT indexrelid::regclass::text AS name FROM pg_index
 JOIN pg_class ON pg_class.oid = indexrelid
-WHERE NOT indisvalid AND relkind = 'i' AND relnamespace = current_schema()::regnamespace
+WHERE NOT indisvalid AND relkind = 'i'
+    AND relnamespace = quote_ident(current_schema())::regnamespace
     AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE index_relid = indexrelid)
 ORDER BY 1
 """
@@ -64,6 +74,12 @@ ORDER BY 1
 _SELECT_FOLDER = """
 SELECT current_setting('data_directory') AS folder WHERE inet_server_addr() IS NULL
 """
+
+
+async def read_place(connection: Connection, tables: Collection[str]) -> Place:
+    """Return the schema in which migrations create, and those of `tables` that it has."""
+    [row] = await connection.fetch(_SELECT_PLACE, list(tables))
+    return Place(row["schema"], row["may_create"], row["present"], row["of_others"])
 
 
 async def table_sizes(connection: Connection, tables: Collection[str]) -> Mapping[str, TableSize]:

@@ -13,11 +13,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from authsvc.config import TelemetrySettings
+from authsvc.config.telemetry import OTLP_PORT
 from authsvc.measures import Counts
 
 log = structlog.get_logger("authsvc.telemetry")
 
-_DEFAULT_PORT = 4317
 _SERVICES = "opentelemetry.proto.collector"
 # After these, the same may be sent again (OTLP, section "Failures").
 _RETRYABLE = frozenset(
@@ -112,7 +112,7 @@ class Sender:
     def _open(self) -> None:
         settings = self._settings
         url = urlsplit(settings.otlp_endpoint or "")
-        target = url.netloc if url.port else f"{url.netloc}:{_DEFAULT_PORT}"
+        target = url.netloc if url.port else f"{url.netloc}:{OTLP_PORT}"
         if url.scheme == "http":
             self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         else:

@@ -8,6 +8,7 @@ import pytest
 
 from authsvc.cli import upgrade
 from authsvc.core.upgrades import plan as plans
+from authsvc.dev.workspace import Workspace
 from authsvc.models.upgrades import Lock, StatementEffects, TableEffect, Work
 from authsvc.store.postgres import migrator
 from authsvc.store.postgres.migrations import Schema, read_migrations, shipped_schema
@@ -124,8 +125,8 @@ def test_skipped_version_ends_with_1_and_can_be_forced(
     assert command("migrate", "--skip-versions").exit_code == 0
 
 
-def test_empty_database_is_new(command: Command, database_dsn: str) -> None:
-    asyncio.run(run_sql(database_dsn, "DROP TABLE schema_version"))
+def test_empty_database_is_new(command: Command, workspace: Workspace, blank_dsn: str) -> None:
+    workspace.set_database(blank_dsn)
     result = command("upgrade", "check")
     assert result.exit_code == 0, result.output
     assert f"{_SHIPPED.version} migrations create a new schema." in result.stdout

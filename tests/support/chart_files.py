@@ -16,6 +16,7 @@ import yaml
 
 from authsvc.app.reload import RELOADED
 from authsvc.config.schema import resolve, settings_schema
+from authsvc.config.telemetry import OTLP_PORT
 from tests.support.documents import REPOSITORY
 
 CHART = REPOSITORY / "deploy" / "chart"
@@ -66,6 +67,8 @@ _KNOWN: Mapping[str, Schema] = {
     "loadBalancerSourceRanges": _NAMES,
     "ports": _PORTS,
     "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}},
+    # A label's value.
+    "nameOverride": {"type": "string", "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$"},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "migration.mode": {"enum": ["hook", "initContainer", "none"]},
@@ -247,6 +250,7 @@ def known_settings() -> Mapping[str, Any]:
         "hash_memory_mib": schema["PasswordSettings"]["properties"]["hash_memory_mib"]["default"],
         "smtp_port": schema["SmtpSettings"]["properties"]["port"]["default"],
         "syslog_port": schema["SyslogSettings"]["properties"]["port"]["default"],
+        "otlp_port": OTLP_PORT,
     }
 
 

@@ -69,12 +69,13 @@ def render(
     *files: Path,
     version: str = VERSIONS[-1],
     release: str = RELEASE,
+    namespace: str = NAMESPACE,
     chart: Path = CHART,
 ) -> Rendered:
     """Render the chart with files of values, and with `values` above them; raises HelmError."""
     given = [argument for file in files for argument in ("--values", file)]
     text = helm(
-        *("template", release, chart, "--namespace", NAMESPACE),
+        *("template", release, chart, "--namespace", namespace),
         *("--kube-version", f"{version}.0", *given, "--values", "-"),
         stdin=yaml.safe_dump(dict(values or {})),
     )

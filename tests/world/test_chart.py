@@ -18,6 +18,7 @@ from authsvc.app import application
 from authsvc.app.reload import RELOADED
 from authsvc.config import durations
 from authsvc.config.loading import validate
+from authsvc.config.telemetry import OTLP_PORT
 from tests.deploy.test_chart import SCHEMA, SETTINGS
 from tests.support.documents import REPOSITORY
 from tests.world import schemas
@@ -335,6 +336,9 @@ def test_lint_finds_nothing() -> None:
             | {"autoscaling": {"enabled": True}},
             "2 of at least 2 pods",
         ),
+        ({"fullnameOverride": "Login"}, "Login can't be the name of a Service"),
+        ({"fullnameOverride": "1-login"}, "1-login can't be the name of a Service"),
+        ({"nameOverride": "größe"}, "at '/nameOverride'"),
         ({"spread": None}, "missing property 'spread'"),
         ({"networkPolicy": {"dns": {"ports": None}}}, "missing property 'ports'"),
         ({"livenessProbe": None}, "missing property 'livenessProbe'"),
@@ -392,6 +396,23 @@ def test_wrong_values_are_refused(values: Values, problem: str) -> None:
     with pytest.raises(HelmError) as caught:
         render(values)
     assert problem in str(caught.value)
+
+
+def test_name_stays_a_text_whatever_yaml_takes_it_for() -> None:
+    names = {
+        "fullnameOverride": "on",
+        "nameOverride": "1",
+        "image": {"pullSecrets": ["2"]},
+        "priorityClassName": "3",
+        "secrets": {"existingSecret": "4"},
+        "tls": {"existingSecret": "0x5"},
+        "serviceAccount": {"name": "6"},
+        "migration": {"serviceAccountName": "7"},
+        "test": {"clientSecret": "8"},
+    }
+    for each in render(_merged(EVERYTHING, names), release="true", namespace="123"):
+        schemas.validate(each)
+        assert each["metadata"].get("namespace", "123") in {"123", "shop", "grafana"}
 
 
 def _own_keys(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -598,9 +619,11 @@ _MAIL = {"host": "a", "sender": "a@b.test"}
         ({"passwords": {"breached": {"address": "https://a.test"}}}, 443),
         ({"audit": {"forward": {"target": "webhook", "webhook": {"url": "https://a.test"}}}}, 443),
         ({"audit": {"forward": {"target": "syslog", "syslog": {"host": "a"}}}}, 6514),
-        ({"telemetry": {"otlp_endpoint": "https://collector:4317"}}, 4317),
-        ({"telemetry": {"otlp_endpoint": "https://collector"}}, 443),
-        ({"telemetry": {"otlp_endpoint": "http://collector", "plaintext": True}}, 80),
+        ({"telemetry": {"otlp_endpoint": "https://collector:4318/"}}, 4318),
+        ({"telemetry": {"otlp_endpoint": "https://collector"}}, OTLP_PORT),
+        ({"telemetry": {"otlp_endpoint": "http://collector", "plaintext": True}}, OTLP_PORT),
+        ({"telemetry": {"otlp_endpoint": "https://[fd00:1::5]:4318"}}, 4318),
+        ({"telemetry": {"otlp_endpoint": "https://[fd00:1::5]"}}, OTLP_PORT),
     ],
 )
 def test_settings_open_the_ports_that_they_need(config: Values, port: int) -> None:

@@ -9,6 +9,7 @@ from authsvc.core.upgrades.estimates import NO_TIME, Seconds, bytes_for, seconds
 from authsvc.models.upgrades import (
     Connections,
     Lock,
+    Place,
     StatementEffects,
     TableEffect,
     TableSize,
@@ -18,12 +19,14 @@ from authsvc.store import upgrades as store
 from authsvc.store.postgres.connector import PoolConnection
 from authsvc.store.postgres.migration_effects import shipped_effects
 from authsvc.store.postgres.migrations import Kind, Migration, Schema
-from authsvc.store.postgres.migrator import applied, newer_than, would_skip
+from authsvc.store.postgres.migrator import applied, newer_than, tables, would_skip
 
 # Transactions of the service are shorter.
 _LONG = timedelta(seconds=10)
 _NOTHING = TableSize(0, 0, 0)
 _APPLICATION = "authsvc"
+# Of several tables.
+_SHOWN = 5
 
 
 class Verdict(StrEnum):
@@ -108,8 +111,15 @@ async def plan_upgrade(
     free = await store.free_disk(connection)
     problems: list[str] = []
     notes: list[str] = []
+    if pending:
+        # It may be there without rows, if a migration has failed.
+        new = set(tables(schema)) - {"schema_version"}
+        concerned = _tables(pending, effects) if rows else new
+        place = await store.read_place(connection, concerned)
+        problems += _missing_rights(place, is_new=not rows)
     if pending and rows:
-        problems, notes = await _obstacles(connection, steps)
+        obstacles, notes = await _obstacles(connection, steps)
+        problems += obstacles
         if free is not None and free < 2 * needed:
             problems.append(
                 f"The disk has {_size(free)} free, and up to {_size(2 * needed)} are needed."
@@ -201,16 +211,42 @@ def _version_of(application: str) -> str:
     return application.removeprefix(_APPLICATION).strip() or "0.1.0"
 
 
+def _missing_rights(place: Place, *, is_new: bool) -> list[str]:
+    found = []
+    if place.schema is None:
+        found.append("The role may use no schema of its search_path; create one that it owns.")
+    elif not place.may_create:
+        found.append(
+            f"The role may not create in the schema {place.schema}; GRANT CREATE ON SCHEMA to it."
+        )
+    if is_new and place.present:
+        found.append(
+            f"The schema {place.schema} has {_some(place.present)} already, but no migration was "
+            "applied; give authsvc a database of its own, or restore it from a backup."
+        )
+    elif place.of_others:
+        found.append(
+            f"The role doesn't own {_some(place.of_others)}; use the one that migrated before, or "
+            "ALTER TABLE … OWNER TO."
+        )
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 async def _obstacles(
     connection: PoolConnection, steps: Sequence[Step]
 ) -> tuple[list[str], list[str]]:
     """Return what holds the upgrade up, and what else to know."""
-    tables = {
+    locked = {
         step.table for step in steps if step.effect.lock.strength > Lock.ROW_EXCLUSIVE.strength
     }
     builds = any(step.kind in {Kind.BUILD_INDEX, Kind.DROP_INDEX} for step in steps)
     problems, notes = [], []
-    for session in await store.long_sessions(connection, tables, _LONG):
+    for session in await store.long_sessions(connection, locked, _LONG):
         text = (
             f"Process {session.pid} ({session.application or 'without a name'}, role "
             f"{session.role or 'unknown'}) has been in a transaction for "
@@ -246,7 +282,7 @@ def _releases(schema: Schema, count: int) -> Sequence[str]:
 
 def _way_back(schema: Schema, count: int) -> str:
     if count == 0:
-        return "The database is empty, so there is nothing to go back to."
+        return "No migration was applied, so there is nothing to go back to."
     former = schema.releases_at(schema.oldest_code(schema.version))
     if not former:
         return "There is no version before this one."

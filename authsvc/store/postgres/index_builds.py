@@ -13,10 +13,14 @@ import asyncpg
 
 from authsvc.store.postgres.connector import Connection, PoolConnection
 from authsvc.store.postgres.migrations import IndexBuild, Kind, Migration
+from authsvc.store.postgres.timeouts import NO_TRANSACTION_TIMEOUTS
 
 # For a connection that no pooler shares. A build waits for the transactions before it, while it
 # holds nobody up.
-_WAIT = "SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false)"
+_WAIT = f"""
+SELECT set_config('lock_timeout', '0', false), set_config('statement_timeout', '0', false),
+    {NO_TRANSACTION_TIMEOUTS}
+"""
 _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass($1)"
 _SELECT_INDEX = """
 SELECT indisvalid AND indisready AS is_valid,

@@ -29,6 +29,7 @@ from authsvc.store.postgres.migrations import (
     shipped_schema,
 )
 from authsvc.store.postgres.migrator_lease import Lease
+from authsvc.store.postgres.timeouts import NO_TRANSACTION_TIMEOUT
 
 __all__ = [
     "SchemaError",
@@ -54,11 +55,11 @@ _LOCK = 0x61757468737663
 
 _TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
 # While a migration waits for a table, every later statement on it waits behind the migration. So it
-# waits for a shorter time than calls do, and then lets them go first. A migrator that freezes must
-# not keep what it has locked.
-_LIMIT_WAITING = """
-SELECT set_config('lock_timeout', $1, true),
-    set_config('statement_timeout', '0', true),
+# waits for a shorter time than calls do, and then lets them go first.
+_LIMIT_WAITING = "SELECT set_config('lock_timeout', $1, true)"
+# A migrator that freezes must not keep what it has locked.
+_LIMIT_SILENCE = f"""
+SELECT set_config('statement_timeout', '0', true), {NO_TRANSACTION_TIMEOUT},
     set_config('idle_in_transaction_session_timeout', '5s', true)
 """
 _LOCK_SECONDS = 0.5
@@ -115,9 +116,10 @@ def shipped() -> Sequence[Migration]:
     return shipped_schema().migrations
 
 
-def tables() -> Sequence[str]:
+def tables(schema: Schema | None = None) -> Sequence[str]:
     """Return the names of the tables that the migrations create, with some that they drop again."""
-    created = {name for migration in shipped() for name in _TABLE.findall(migration.sql)}
+    migrations = (schema or shipped_schema()).migrations
+    created = {name for migration in migrations for name in _TABLE.findall(migration.sql)}
     return sorted(created | {"schema_version"})
 
 
@@ -366,6 +368,7 @@ class _Run:
             await self._insert(connection, migration)
 
     async def _begin(self, connection: Connection) -> None:
+        await connection.execute(_LIMIT_SILENCE)
         # Waits for a migrator of 0.1.0, which has no lease.
         await connection.execute(_TAKE_LOCK, _LOCK)
         await connection.execute(_LIMIT_WAITING, f"{self.lock_seconds * 1_000:.0f}ms")

@@ -15,12 +15,15 @@ import asyncpg
 
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import FAILURES, Connector, PoolConnection
+from authsvc.store.postgres.timeouts import NO_TRANSACTION_TIMEOUT
 
 # Any fixed number that nobody else uses in the database: "authmig" in ASCII.
 _LEASE = 0x617574686D6967
 _TRY_LEASE = "SELECT pg_try_advisory_xact_lock($1)"
 # A migrator that freezes loses its turn.
-_LIMIT_SILENCE = "SELECT set_config('idle_in_transaction_session_timeout', '5s', true)"
+_LIMIT_SILENCE = f"""
+SELECT set_config('idle_in_transaction_session_timeout', '5s', true), {NO_TRANSACTION_TIMEOUT}
+"""
 _PAUSE = 0.5
 _REPORT_SECONDS = 5.0
 # Needs no snapshot. Also ends the one of the statement before it, which the server keeps until the

@@ -15,6 +15,15 @@ _KEEPALIVES = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
+# Expressions that set it for a transaction or a session, where there is such a setting. Migrations
+# take as long as they take, whatever limit the role has.
+NO_TRANSACTION_TIMEOUT, NO_TRANSACTION_TIMEOUTS = (
+    f"""(
+    SELECT set_config('transaction_timeout', '0', {is_local})
+    WHERE current_setting('transaction_timeout', true) IS NOT NULL
+)"""
+    for is_local in ("true", "false")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,14 +35,14 @@
 {{- if .Values.selectorLabels }}
 {{- toYaml .Values.selectorLabels }}
 {{- else -}}
-app.kubernetes.io/name: {{ include "authsvc.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "authsvc.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 {{- end }}
 
 {{/* Labels of every object, but for the name, which says whose pods are selected. */}}
 {{- define "authsvc.commonLabels" -}}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: authsvc
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -53,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "authsvc.labels" -}}
-app.kubernetes.io/name: {{ include "authsvc.name" . }}
+app.kubernetes.io/name: {{ include "authsvc.name" . | quote }}
 {{ include "authsvc.commonLabels" . }}
 {{- end }}
 
@@ -181,7 +181,7 @@ enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end }}
 securityContext:
@@ -195,14 +195,14 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end }}
 
 {{/* The container that migrates the database. */}}
 {{- define "authsvc.migrationContainer" -}}
 - name: migrate
-  image: {{ include "authsvc.image" . }}
+  image: {{ include "authsvc.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   args: [migrate, --wait, {{ .Values.migration.wait }}]
   env:
@@ -222,7 +222,7 @@ priorityClassName: {{ . }}
 {{- define "authsvc.dnsNames" -}}
 {{- $namespace := .Release.Namespace }}
 {{- range list (include "authsvc.fullname" .) (printf "%s-headless" (include "authsvc.fullname" .)) }}
-- {{ . }}
+- {{ . | quote }}
 - {{ . }}.{{ $namespace }}
 - {{ . }}.{{ $namespace }}.svc
 - {{ . }}.{{ $namespace }}.svc.cluster.local
@@ -234,7 +234,7 @@ priorityClassName: {{ . }}
 
 {{- define "authsvc.issuerRef" -}}
 {{- if .Values.certManager.createIssuer -}}
-name: {{ include "authsvc.fullname" . }}
+name: {{ include "authsvc.fullname" . | quote }}
 kind: Issuer
 group: cert-manager.io
 {{- else }}

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -118,6 +119,44 @@ async def test_empty_database_has_nobody_to_wait_for(blank_dsn: str) -> None:
     assert plan.verdict is Verdict.READY
     assert (plan.applied, len(plan.pending), plan.steps) == (0, 4, [])
     assert [step for step in plan.steps if step.table] == []
+
+
+async def test_schema_of_somebody_else_is_in_the_way(blank_dsn: str) -> None:
+    await run_sql(blank_dsn, "CREATE TABLE t (theirs int)")
+    plan = await _plan(blank_dsn)
+    assert plan.verdict is Verdict.WAIT
+    assert "has t already" in plan.problems[0]
+
+
+async def test_schema_may_have_any_name(blank_dsn: str) -> None:
+    await run_sql(blank_dsn, 'CREATE SCHEMA "Auth-1"')
+    name = urlsplit(blank_dsn).path.strip("/")
+    await run_sql(blank_dsn, f"ALTER DATABASE {name} SET search_path = 'Auth-1'")
+    assert (await _plan(blank_dsn)).verdict is Verdict.READY
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("ALTER DATABASE {name} SET search_path = 'nowhere'", "may use no schema"),
+        ("REVOKE CREATE ON SCHEMA public FROM PUBLIC, pg_database_owner", "may not create in"),
+    ],
+)
+async def test_missing_right_is_in_the_way(dsn: str, change: str, problem: str) -> None:
+    await run_sql(dsn, change.format(name=urlsplit(dsn).path.strip("/")))
+    plan = await _plan(dsn)
+    assert plan.verdict is Verdict.WAIT
+    assert problem in plan.problems[0]
+
+
+async def test_tables_of_another_role_are_in_the_way(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = upgrades._SELECT_PLACE.replace("pg_has_role(", "pg_has_role('pg_monitor', ")
+    monkeypatch.setattr(upgrades, "_SELECT_PLACE", query)
+    plan = await _plan(dsn)
+    assert plan.verdict is Verdict.WAIT
+    assert "doesn't own t, u;" in plan.problems[0]
 
 
 async def test_skipped_version_is_refused(dsn: str) -> None:

@@ -101,6 +101,25 @@ async def test_migration_that_never_gets_its_lock_ends_with_advice(
     await report.close()
 
 
+async def test_limits_of_the_role_are_not_those_of_migrations(blank_dsn: str) -> None:
+    """Neither of what works, nor of what keeps the turn meanwhile."""
+    name = urlsplit(blank_dsn).path.strip("/")
+    for limit in ("transaction_timeout", "statement_timeout"):
+        await run_sql(blank_dsn, f"ALTER DATABASE {name} SET {limit} = '1s'")
+    slow = [
+        (
+            "0001_slow.sql",
+            b"""
+CREATE TABLE slow AS SELECT generate_series(1, 2) AS n;
+CREATE FUNCTION slowly(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT n FROM pg_sleep(0.6)';
+SELECT slowly(n) FROM slow;
+""",
+        ),
+        ("0002_index.sql", b"CREATE INDEX CONCURRENTLY slow_n ON slow (slowly(n));"),
+    ]
+    assert await migrate(blank_dsn, schema_of(slow)) == [1, 2]
+
+
 async def test_waits_until_the_database_is_there(blank_dsn: str) -> None:
     """Says once why it waits, however often it tries."""
     address = urlsplit(blank_dsn)
