@@ -29,7 +29,16 @@ PERSONAL = "Use fewer characters of your name, your e-mail address or the servic
 GUESSABLE = "Choose a password that is harder to guess; four unrelated words will do."
 
 # NFKC makes some of them longer, some shorter; the lists are of so many bytes in UTF-8.
-PIECES = [*"aP1! éß密👩", "\ufdfa", "\ufb01", "e\u0301", "\u33bf", "\uff76\uff9e", "\u0130", "\u212a"]
+PIECES = [
+    *"aP1! éß密👩",
+    "\ufdfa",
+    "\ufb01",
+    "e\u0301",
+    "\u33bf",
+    "\uff76\uff9e",
+    "\u0130",
+    "\u212a",
+]
 
 
 def faults(password: str, policy: PasswordPolicy = STANDARD) -> list[str]:
