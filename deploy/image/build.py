@@ -15,7 +15,7 @@ from cyclonedx.model.component import Component, ComponentType
 from packageurl import PackageURL
 
 from authsvc import __version__
-from deploy.image import debian, recipe, wheels
+from deploy.image import debian, recipe, slim, wheels
 from deploy.image.base import make_base
 from deploy.image.errors import ImageError
 from deploy.image.layers import Layer, make_layer
@@ -88,10 +88,15 @@ def build(output: Path, *, cache: Path, source: Source, lock: Path = LOCK) -> Bu
             debian.unpack(file, work / "tools")
         interpreter = Interpreter(work / "tools", machine)
         make_base(work / "base", files, recipe.PACKAGES)
+        wheels.compile_all(work / "base", interpreter)
         wheels.install_locked(_WHEELS, work / "packages", machine)
+        slim.omit_unused(work / "packages" / recipe.SITE_PACKAGES)
         wheels.strip(work / "packages", interpreter)
+        wheels.compile_all(work / "packages", interpreter, beside=True)
+        slim.drop_sources(work / "packages" / recipe.SITE_PACKAGES)
         _copy_service(work / "source")
         wheels.install_own(work / "source", work / "service", machine, source.epoch)
+        wheels.compile_all(work / "service", interpreter)
         wheels.write_command(work / "service")
         bill = _bill((locked[each] for each in recipe.PACKAGES), work / "packages", source)
         _document(work / "service", bill)
@@ -127,7 +132,6 @@ def package_names(machine: recipe.Machine) -> list[str]:
 
 def _layer(folder: Path, source: Source, interpreter: Interpreter, text: str) -> Layer:
     wheels.renew_records(folder)
-    wheels.compile_all(folder, interpreter)
     return make_layer(
         folder,
         folder.with_suffix(".tar.gz"),

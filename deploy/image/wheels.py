@@ -71,21 +71,32 @@ def strip(folder: Path, interpreter: Interpreter) -> None:
     interpreter.strip(sorted((folder / SITE_PACKAGES).rglob("*.so")))
 
 
-def compile_all(folder: Path, interpreter: Interpreter) -> None:
-    """Compile every module in `folder` to bytecode that is valid without a look at its source."""
+def compile_all(folder: Path, interpreter: Interpreter, *, beside: bool = False) -> None:
+    """Compile every module in `folder` to bytecode that is valid without a look at its source.
+
+    With `beside` it is where Python finds it without a source, too.
+    """
     interpreter.run(
         *("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"),
+        *(("-b",) if beside else ()),
         *("-s", str(folder), "-p", "/", str(folder)),
     )
 
 
 def renew_records(folder: Path) -> None:
-    """Say in each package's RECORD what is there now: stripped modules, and no commands."""
+    """Say in each package's RECORD what is there now: stripped modules, bytecode for sources."""
     for record in sorted((folder / SITE_PACKAGES).glob("*.dist-info/RECORD")):
         with record.open(newline="") as file:
-            names = [row[0] for row in csv.reader(file)]
+            names = [_present(record.parents[1], row[0]) for row in csv.reader(file)]
         with record.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(sorted(_rows(record, names)))
+
+
+def _present(site: Path, name: str) -> str:
+    """Return the file that took the place of `name`, if another did."""
+    bytecode = f"{name}c"
+    replaced = name.endswith(".py") and not (site / name).exists() and (site / bytecode).exists()
+    return bytecode if replaced else name
 
 
 def _rows(record: Path, names: Sequence[str]) -> Iterator[tuple[str, str, str]]:

