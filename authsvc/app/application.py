@@ -20,6 +20,7 @@ from authsvc.app.metrics import SERVER, SERVICE
 from authsvc.app.metrics.running import Running
 from authsvc.app.metrics.table import MetricTable
 from authsvc.app.metrics.telemetry import TELEMETRY
+from authsvc.app.planned_stops import PlannedStops
 from authsvc.app.reload import Reload, Reloaded
 from authsvc.app.server import Server
 from authsvc.app.web import Web
@@ -66,6 +67,7 @@ class Application:
         self._interceptors = interceptors
         self._middlewares = middlewares
         self._reload = Reload(settings)
+        self._planned_stops = PlannedStops.of_environment()
         self._stack = AsyncExitStack()
         self._started = asyncio.Event()
         self._drained_by = 0.0
@@ -157,6 +159,10 @@ class Application:
         """Let the metrics say that the newest settings are invalid and therefore not in force."""
         self._reload.failed = True
 
+    def note_planned_stop(self) -> None:
+        """Count a stop on purpose, so that the next start is not taken for one after a crash."""
+        self._planned_stops.note()
+
     async def _open(self) -> None:
         self._parts = parts = await self._stack.enter_async_context(
             open_parts(self._settings, self._clock)
@@ -197,6 +203,7 @@ class Application:
             deliverer=deliverer,
             forwarding=forwarding,
             reload=self._reload,
+            planned_stops=self._planned_stops,
             database_watch=database_watch,
             loop_lag=loop_lag,
             web=self.web,

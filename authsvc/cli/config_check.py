@@ -205,49 +205,49 @@ async def check_breached_passwords(settings: Settings) -> list[Finding]:
 
 
 async def check_providers(settings: Settings) -> list[Finding]:
-    """Return whether each identity provider describes itself as it should."""
+    """Return whether each identity provider can be used; no user logs in."""
     async with open_session() as http:
         providers = open_providers(
             settings.oauth, http, proxy_rules(settings.outbound), SystemClock()
         )
         findings = []
-        for name, provider in settings.oauth.providers.items():
+        for name in settings.oauth.providers:
             key = f"oauth.providers.{name}"
-            if provider.kind == "github":
-                findings.append(
-                    Finding(key, detail="not asked, as GitHub describes itself nowhere")
-                )
-                continue
             with captured_logs() as lines:
                 try:
                     async with providers.use(name) as found:
-                        await found.authorization_url("state", "nonce", "challenge", "uri")
+                        await found.check()
                 except (ProviderMisconfigured, ProviderUnavailable):
-                    findings.append(Finding(key, _why_unavailable(lines, "description")))
+                    findings.append(Finding(key, _why_unavailable(lines, "answers")))
                 else:
-                    findings.append(Finding(key, detail="describes itself"))
+                    findings.append(Finding(key, detail="answers, and knows the client"))
     return findings
 
 
 async def check_telemetry(settings: Settings) -> list[Finding]:
-    """Return whether the collector takes traces, if there is one; none is sent."""
+    """Return whether the collector takes what is sent to it, if there is one; nothing is sent."""
     if settings.telemetry.otlp_endpoint is None:
         return []
-    from authsvc.telemetry.sender import NotSent, Sender, Signal  # noqa: PLC0415 - an extra
+    from authsvc.telemetry.sender import NotSent, open_senders  # noqa: PLC0415 - an extra
 
     key = "telemetry.otlp_endpoint"
     try:
-        sender = Sender(settings.telemetry, Signal.TRACES, Counts())
-    except OSError as error:
-        return [Finding(key, f"{error.filename} can't be read: {error.strerror}")]
-    try:
-        with captured_logs():
-            await sender.send(b"")
-    except NotSent as error:
-        return [Finding(key, f"the collector takes nothing: {error}")]
-    finally:
-        await sender.close()
-    return [Finding(key, detail="the collector takes traces")]
+        senders = open_senders(settings.telemetry, Counts())
+    except ConfigError as error:
+        return [Finding(key, problem) for problem in error.problems]
+    findings = []
+    with captured_logs():
+        for signal, sender in senders.items():
+            try:
+                await sender.send(b"")
+            except NotSent as error:
+                problem = f"the collector takes no {signal.value}: {error}"
+                findings.append(Finding(key, problem))
+            else:
+                findings.append(Finding(key, detail=f"the collector takes {signal.value}"))
+            finally:
+                await sender.close()
+    return findings
 
 
 def _why_unavailable(lines: list[EventDict], what: str) -> str:

@@ -68,6 +68,7 @@ async def serve_until_signal(
     ]
     try:
         await signals.stop.wait()
+        app.note_planned_stop()
     finally:
         log.info("draining")
         for task in tasks:

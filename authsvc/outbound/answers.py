@@ -22,6 +22,9 @@ from authsvc.errors import (
 
 JsonObject: TypeAlias = Mapping[str, Any]
 
+# A code that no provider has issued, to find out what a provider says of all else.
+UNISSUED_CODE = "authsvc-check"
+
 # The codes that concern one user's login: RFC 6749, section 5.2; GitHub's; those with which Entra
 # and Okta apply their policies; OpenID Connect Core, section 3.1.2.6.
 _REFUSALS = frozenset(
@@ -73,6 +76,11 @@ class Answer:
     def is_refusal(self) -> bool:
         """Whether the provider refused the code, whatever its status: Auth0 says 403."""
         return self.status < 500 and self.oauth_error in _REFUSALS
+
+    @property
+    def refuses_client(self) -> bool:
+        """Whether the provider does not accept the client's id or secret."""
+        return _MENDED_BY.get(self.oauth_error) is _SECRET
 
     def members(self) -> JsonObject:
         """Return the content, if the status is 200 and it is an object.

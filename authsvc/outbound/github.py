@@ -12,12 +12,14 @@ import structlog
 from authsvc.config import ProviderSettings
 from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdentity
 from authsvc.errors import email_not_verified
-from authsvc.outbound.answers import check_issuer
+from authsvc.outbound.answers import UNISSUED_CODE, Answer, check_issuer
 from authsvc.outbound.http import JsonClient
 
 _SCOPE = "read:user user:email"
 # Of 100 addresses each; the shortest page of all is empty.
 _MAX_PAGES = 10
+# What the API says to whoever has no token, or has asked too often without one.
+_NO_TOKEN = frozenset({401, 403, 429})
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +80,15 @@ class GitHub:
             raise user.failure()
         return identity
 
+    async def check(self) -> None:
+        """Have a code refused, and the API ask for a token."""
+        answer = await self._redeem({"code": UNISSUED_CODE})
+        if not answer.is_refusal:
+            raise answer.failure()
+        answer = await self._client.get(f"{self._api_address}/user")
+        if answer.status not in _NO_TOKEN or not isinstance(answer.content, dict):
+            raise answer.failure()
+
     async def _address_of_user(self, headers: Mapping[str, str]) -> str:
         """Return the primary verified address, or "" unless there is exactly one.
 
@@ -100,14 +111,8 @@ class GitHub:
         return ""
 
     async def _token(self, code: str, verifier: str, redirect_uri: str) -> str:
-        form = {
-            "client_id": self._settings.client_id,
-            "client_secret": self._settings.client_secret.get_secret_value(),
-            "code": code,
-            "code_verifier": verifier,
-            "redirect_uri": redirect_uri,
-        }
-        answer = await self._client.post(f"{self._address}/login/oauth/access_token", form)
+        form = {"code": code, "code_verifier": verifier, "redirect_uri": redirect_uri}
+        answer = await self._redeem(form)
         # GitHub returns 200 even for errors.
         if answer.is_refusal:
             raise answer.refusal()
@@ -118,6 +123,15 @@ class GitHub:
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise answer.failure()
         return token
+
+    async def _redeem(self, form: Mapping[str, str]) -> Answer:
+        client = {
+            "client_id": self._settings.client_id,
+            "client_secret": self._settings.client_secret.get_secret_value(),
+        }
+        return await self._client.post(
+            f"{self._address}/login/oauth/access_token", {**client, **form}
+        )
 
 
 def _is_verified_primary(item: Any) -> bool:

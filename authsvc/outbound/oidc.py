@@ -12,7 +12,7 @@ from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdent
 from authsvc.errors import FieldInvalid, credentials_invalid
 from authsvc.models.clock import Clock
 from authsvc.outbound import id_tokens
-from authsvc.outbound.answers import JsonObject, check_issuer
+from authsvc.outbound.answers import UNISSUED_CODE, Answer, JsonObject, check_issuer
 from authsvc.outbound.http import JsonClient
 from authsvc.outbound.oidc_metadata import Metadata, MetadataCache
 
@@ -89,6 +89,21 @@ class OpenIdConnect:
             raise credentials_invalid()
         return identity
 
+    async def check(self) -> None:
+        """Fetch the metadata, and have a code refused.
+
+        How a code is refused differs between providers, so only a refusal of the client counts.
+        """
+        metadata = await self._metadata.get()
+        form = {
+            "grant_type": "authorization_code",
+            "code": UNISSUED_CODE,
+            "redirect_uri": metadata.issuer,
+        }
+        answer = await self._redeem(metadata, form)
+        if answer.refuses_client or answer.status >= 500:
+            raise answer.failure()
+
     def _check_issuer(self, answer: AuthorizationAnswer, metadata: Metadata) -> None:
         if metadata.sends_issuer and not answer.issuer:
             log.warning("provider_iss_missing", provider=self._client.provider)
@@ -97,6 +112,14 @@ class OpenIdConnect:
 
     async def _exchange(self, metadata: Metadata, form: dict[str, str]) -> JsonObject:
         """Return the tokens for the code in the form, with an id_token."""
+        answer = await self._redeem(metadata, form)
+        if answer.is_refusal:
+            raise answer.refusal()
+        if not isinstance(answer.members().get("id_token"), str):
+            raise answer.failure()
+        return answer.members()
+
+    async def _redeem(self, metadata: Metadata, form: dict[str, str]) -> Answer:
         client_id = self._settings.client_id
         secret = self._settings.client_secret.get_secret_value()
         headers = {}
@@ -106,12 +129,7 @@ class OpenIdConnect:
             headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
         else:
             form |= {"client_id": client_id, "client_secret": secret}
-        answer = await self._client.post(metadata.token_endpoint, form, headers)
-        if answer.is_refusal:
-            raise answer.refusal()
-        if not isinstance(answer.members().get("id_token"), str):
-            raise answer.failure()
-        return answer.members()
+        return await self._client.post(metadata.token_endpoint, form, headers)
 
     async def _user_info(self, metadata: Metadata, tokens: JsonObject, subject: str) -> JsonObject:
         """Return the claims of the UserInfo, or none if the provider doesn't give any out.

@@ -8,6 +8,8 @@ from authsvc.models.limits import Algorithm, Effect, Override, Policy
 from authsvc.store.postgres.connector import Connection
 
 _MICROSECOND = timedelta(microseconds=1)
+# Overrides that are read into objects without a pause.
+_PAGE = 500
 # Where there is no window: nothing is counted, or the policy's own holds.
 _NO_WINDOW = _MICROSECOND
 
@@ -144,6 +146,18 @@ async def list_overrides(
     """Return up to `limit` overrides in force that follow the policy and key `after`, in order."""
     rows = await connection.fetch(_LIST_OVERRIDES, *after, now, policy, limit)
     return [_override(row) for row in rows]
+
+
+async def read_overrides(connection: Connection, now: datetime) -> list[Override]:
+    """Return all overrides in force, by policy and key."""
+    overrides: list[Override] = []
+    after = ("", "")
+    while True:
+        page = await list_overrides(connection, after, now, _PAGE)
+        overrides += page
+        if len(page) < _PAGE:
+            return overrides
+        after = (page[-1].policy, page[-1].key)
 
 
 _DELETE_EXPIRED = """

@@ -15,12 +15,12 @@ from uuid import uuid4
 import structlog
 
 from authsvc import __version__
-from authsvc.config import ConfigError, TelemetrySettings
+from authsvc.config import TelemetrySettings
 from authsvc.core.lib.jitter import JITTER
 from authsvc.measures import Counts
 from authsvc.metrics import Metrics
 from authsvc.telemetry.encoding import encode_metrics, encode_spans, resource_of
-from authsvc.telemetry.sender import NotSent, Sender, Signal
+from authsvc.telemetry.sender import NotSent, Signal, open_senders
 from authsvc.tracing import Span, Tracer
 
 log = structlog.get_logger("authsvc.telemetry")
@@ -51,15 +51,7 @@ class Telemetry:
         )
         self.spans = Counts(("sent",), ("dropped",))
         self.failures = Counts(*((signal.value,) for signal in Signal))
-        try:
-            self._senders = {
-                signal: Sender(settings, signal, self.failures)
-                for signal in Signal
-                if signal is Signal.TRACES or settings.metrics
-            }
-        except OSError as error:
-            message = f"telemetry: {error.filename} can't be read: {error.strerror}"
-            raise ConfigError([message]) from None
+        self._senders = open_senders(settings, self.failures)
         self._interval = settings.metrics_interval.total_seconds()
         self._registry = metrics.registry
         self._start_time = time_ns()

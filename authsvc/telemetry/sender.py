@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from authsvc.config import TelemetrySettings
+from authsvc.config import ConfigError, TelemetrySettings
 from authsvc.config.telemetry import OTLP_PORT
 from authsvc.measures import Counts
 
@@ -133,6 +133,23 @@ class Sender:
         except OSError:
             return
         await old.close()
+
+
+def open_senders(settings: TelemetrySettings, failures: Counts) -> dict[Signal, Sender]:
+    """Return a sender for each signal that the settings have sent.
+
+    Raises:
+        ConfigError: A file that the settings name can't be read.
+    """
+    try:
+        return {
+            signal: Sender(settings, signal, failures)
+            for signal in Signal
+            if signal is Signal.TRACES or settings.metrics
+        }
+    except OSError as error:
+        message = f"telemetry: {error.filename} can't be read: {error.strerror}"
+        raise ConfigError([message]) from None
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -57,9 +57,15 @@ def _replicas(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcRestarting",
             severity=_TICKET,
-            expr=f"changes(process_start_time_seconds{{{JOB}}}[{times('6h')}]) > 2",
+            expr=(
+                f"changes(process_start_time_seconds{{{JOB}}}[{times('6h')}])\n"
+                f"- changes(authsvc_planned_stops_total{{{JOB}}}[{times('6h')}]) > 2"
+            ),
             summary="A replica restarts again and again",
-            description=f"{_REPLICA} has started {{{{ $value }}}} times within six hours.",
+            description=(
+                f"{_REPLICA} has started {{{{ $value }}}} times within six hours without having"
+                " been told to stop."
+            ),
         ),
         Alert(
             name="AuthsvcReplicasDiffer",

@@ -60,15 +60,19 @@ async def test_what_works_is_told_line_by_line(settings: Settings) -> None:
 async def test_collector_is_asked(settings: Settings, collector: Collector) -> None:
     asked = settings.model_copy(update={"telemetry": collector.settings()})
     findings = await check_deeply(asked)
-    assert findings[-1] == Finding("telemetry.otlp_endpoint", None, "the collector takes traces")
+    key = "telemetry.otlp_endpoint"
+    assert findings[-2:] == [
+        Finding(key, None, f"the collector takes {signal}") for signal in ("traces", "metrics")
+    ]
     assert not collector.spans
     collector.refusal = grpc.StatusCode.UNAUTHENTICATED
     assert await check_telemetry(asked) == [
-        Finding("telemetry.otlp_endpoint", "the collector takes nothing: UNAUTHENTICATED: not now")
+        Finding(key, f"the collector takes no {signal}: UNAUTHENTICATED: not now")
+        for signal in ("traces", "metrics")
     ]
     missing = _with(asked, "telemetry", otlp_endpoint="https://localhost", ca_file=Path("/nowhere"))
     [finding] = await check_telemetry(missing)
-    assert finding.problem == "/nowhere can't be read: No such file or directory"
+    assert finding.problem == "telemetry: /nowhere can't be read: No such file or directory"
 
 
 @pytest.mark.slow
@@ -98,7 +102,7 @@ def test_deep_check_prints_lines_and_exits_with_code_1(
 ) -> None:
     good = command("config", "check", "--deep")
     assert "ok: database.url: reachable, with this version's schema" in good.output
-    assert "error: oauth.providers.local: its description can't be used: provider failed" in (
+    assert "error: oauth.providers.local: its answers can't be used: provider failed" in (
         good.output
     )
     assert good.exit_code == 1
@@ -184,7 +188,7 @@ async def test_folder_of_messages_has_to_be_writable(settings: Settings, tmp_pat
     }
 
 
-async def test_providers_are_asked_for_their_description(
+async def test_providers_are_asked_as_by_a_login(
     settings: Settings, provider: LocalProvider
 ) -> None:
     good = provider.settings()
@@ -192,7 +196,7 @@ async def test_providers_are_asked_for_their_description(
     providers = {"good": good, "other": other, "github": provider.settings("github")}
     problems = await _problems(_with(settings, "oauth", providers=providers))
     assert list(problems) == ["oauth.providers.other"]
-    assert problems["oauth.providers.other"].startswith("its description can't be used: ")
+    assert problems["oauth.providers.other"].startswith("its answers can't be used: ")
 
 
 async def test_service_of_breached_passwords_is_asked(

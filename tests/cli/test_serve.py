@@ -77,6 +77,23 @@ def test_port_in_use_prints_one_line(served: list[str], start: Callable[..., Pro
             assert "Traceback" not in service.output
 
 
+def test_stop_by_a_signal_is_counted_and_a_crash_is_not(
+    served: list[str], start: Callable[..., Process], tmp_path: Path
+) -> None:
+    count = tmp_path / "planned_stops"
+    for number, expected in (
+        (signal.SIGKILL, None),
+        (signal.SIGTERM, "1\n"),
+        (signal.SIGINT, "2\n"),
+    ):
+        environment = {"AUTHSVC_GRPC__ADDRESS": "127.0.0.1:0", "STATE_DIRECTORY": str(tmp_path)}
+        service = start(*served, **environment)
+        service.wait_for("serving")
+        service.send(number)
+        service.end()
+        assert (count.read_text() if count.exists() else None) == expected
+
+
 @pytest.mark.parametrize("name", ["server.crt", "server.key", "ca.crt"])
 def test_missing_certificate_prints_one_line(
     served: list[str], workspace: Workspace, start: Callable[..., Process], name: str

@@ -257,3 +257,44 @@ async def test_issuer_of_redirect_is_checked(
                 AuthorizationAnswer(code, issuer), login.verifier, login.nonce, REDIRECT
             )
     assert provider.asked == []
+
+
+async def test_check_uses_the_client_and_the_api_without_a_user(
+    github: GitHub, provider: LocalProvider
+) -> None:
+    await github.check()
+    assert provider.asked == [TOKEN, "/api/user"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+async def test_check_accepts_an_api_that_asks_for_a_token(
+    github: GitHub, provider: LocalProvider, status: int
+) -> None:
+    provider.answers["/api/user"] = saying('{"message": "Requires authentication"}', status)
+    await github.check()
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "status", "error"),
+    [
+        (TOKEN, '{"error": "Not Found"}', 404, ProviderMisconfigured),
+        (TOKEN, '{"access_token": "a"}', 200, ProviderUnavailable),
+        (TOKEN, "<html>", 200, ProviderUnavailable),
+        (TOKEN, '{"error": "incorrect_client_credentials"}', 200, ProviderMisconfigured),
+        ("/api/user", "<html>", 404, ProviderMisconfigured),
+        ("/api/user", "<html>", 403, ProviderMisconfigured),
+        ("/api/user", '{"id": 1}', 200, ProviderUnavailable),
+        ("/api/user", "[]", 401, ProviderMisconfigured),
+    ],
+)
+async def test_check_refuses_what_is_not_github(
+    github: GitHub,
+    provider: LocalProvider,
+    path: str,
+    answer: str,
+    status: int,
+    error: type[Exception],
+) -> None:
+    provider.answers[path] = saying(answer, status)
+    with pytest.raises(error):
+        await github.check()

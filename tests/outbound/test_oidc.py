@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -465,3 +466,34 @@ async def test_expired_metadata_is_not_used_while_provider_fails(
         await client.log_in()
     del provider.answers[DISCOVERY]
     assert await client.log_in() == ADA
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+async def test_check_finds_a_client_that_is_refused(
+    http: aiohttp.ClientSession, provider: LocalProvider, clock: FakeClock, method: str
+) -> None:
+    provider.document["token_endpoint_auth_methods_supported"] = [method]
+    await Client(provider, http, clock).oidc.check()
+    with pytest.raises(ProviderMisconfigured):
+        await Client(provider, http, clock, client_secret="expired").oidc.check()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "error"),
+    [
+        ('{"error": "unauthorized_client"}', 400, ProviderMisconfigured),
+        ("<html>", 502, ProviderUnavailable),
+        ('{"error": "invalid_request"}', 400, None),
+        ("<html>", 400, None),
+    ],
+)
+async def test_check_leaves_it_to_the_provider_how_a_code_is_refused(
+    client: Client,
+    provider: LocalProvider,
+    answer: str,
+    status: int,
+    error: type[Exception] | None,
+) -> None:
+    provider.answers["/token"] = saying(answer, status)
+    with pytest.raises(error) if error else nullcontext():
+        await client.oidc.check()

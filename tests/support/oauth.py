@@ -62,6 +62,9 @@ class ToldProvider:
             raise credentials_invalid()
         return identity
 
+    async def check(self) -> None:
+        raise NotImplementedError
+
 
 class Federated:
     """One replica that accepts logins at the providers "github" and "other"."""

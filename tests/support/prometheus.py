@@ -86,18 +86,26 @@ class Prometheus:
         """Return what it has logged."""
         return (self._folder / "output.txt").read_text()
 
-    def scrape(self, job: str, targets: Sequence[str]) -> None:
-        """Scrape these addresses as `job` from now on, and no others."""
+    def scrape(
+        self, job: str, targets: Sequence[str], labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Scrape these addresses as `job` from now on, and no others. `labels` are theirs."""
         self._jobs[job] = targets
         path = self._folder / "targets" / f"{job}.json"
         scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps([{"targets": [*targets], "labels": {"job": job}}]))
+        group = {"targets": [*targets], "labels": {"job": job, **(labels or {})}}
+        scratch.write_text(json.dumps([group]))
         scratch.replace(path)
 
     async def query(self, expr: str) -> list[tuple[Mapping[str, str], float]]:
         """Return the series of an expression, and their values."""
         found = await self._get("query", query=expr)
         return [(each["metric"], float(each["value"][1])) for each in found["result"]]
+
+    async def series(self, selector: str) -> list[Mapping[str, str]]:
+        """Return the labels of the series that a selector matches."""
+        found: list[Mapping[str, str]] = await self._get("series", **{"match[]": selector})
+        return found
 
     async def until(self, expr: str) -> None:
         """Wait until an expression has a result."""

@@ -5,8 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
@@ -14,10 +15,15 @@ import yaml
 
 from authsvc.config.loading import load
 from authsvc.dev.binaries import find_binaries
-from deploy.image import recipe
-from tests.world.containers import MOUNTS
+from tests.world.broken_examples import MUTANTS, Mutant
 from tests.world.crds import download_module
-from tests.world.install import KUBECTL
+from tests.world.examples import (
+    check_argo_cd,
+    check_compose,
+    check_overlay,
+    check_patroni,
+    check_systemd,
+)
 from tests.world.schemas import SchemaViolation, validate
 from tests.world.tools import PATRONI
 
@@ -25,45 +31,39 @@ pytestmark = pytest.mark.world
 
 _FOLDER = Path(__file__).parents[2] / "deploy" / "examples"
 _OVERLAYS = sorted(path.parent.name for path in _FOLDER.glob("*/kustomization.yaml"))
-# Their definitions are in no registry that the tests reach.
-_UNPUBLISHED = ("postgresql.cnpg.io/", "spire.spiffe.io/")
+_CHECKS: Mapping[str, Callable[[Path], None]] = {
+    "argo-cd": check_argo_cd,
+    "compose": check_compose,
+    "patroni": check_patroni,
+    "systemd": check_systemd,
+}
 _COMPOSE = "github.com/compose-spec/compose-go/v2@v2.16.2"
 _KEY = json.dumps([{"id": "1", "key": "A" * 43 + "="}])
 
 
-def _render(name: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [*KUBECTL.command(), "kustomize", str(_FOLDER / name)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def _pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
-    pod: dict[str, Any] = deployment["spec"]["template"]["spec"]
-    return pod
-
-
 @pytest.mark.parametrize("name", _OVERLAYS)
-def test_overlay_matches_schemas(name: str) -> None:
-    objects = _render(name)
-    for each in objects:
-        if not each["apiVersion"].startswith(_UNPUBLISHED):
-            validate(each)
-    pod = _pod(objects)
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    # A volume has one source only, also where a patch has replaced it.
-    assert all(len(volume) == 2 for volume in volumes.values())
-    for container in (*pod["initContainers"], *pod["containers"]):
-        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-        assert set(mounts.values()) <= set(volumes)
-        if container["image"].startswith("authsvc:"):
-            # The migration needs no certificates.
-            parts = ("config", "secrets") if container["name"] == "migrate" else MOUNTS
-            assert {f"/etc/authsvc/{part}": part for part in parts}.items() <= mounts.items()
+def test_parts_of_overlay_fit(name: str) -> None:
+    check_overlay(_FOLDER, name)
+
+
+@pytest.mark.parametrize("check", _CHECKS.values(), ids=_CHECKS)
+def test_parts_of_example_fit(check: Callable[[Path], None]) -> None:
+    check(_FOLDER)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_broken_example_is_noticed(mutant: Mutant, tmp_path: Path) -> None:
+    """Each line that is checked is broken in turn."""
+    for name in ("examples", "kubernetes"):
+        shutil.copytree(_FOLDER.parent / name, tmp_path / name)
+    path = tmp_path / "examples" / mutant.path
+    text = path.read_text()
+    assert mutant.before in text
+    path.write_text(text.replace(mutant.before, mutant.after, 1))
+    name = mutant.path.partition("/")[0]
+    check = _CHECKS.get(name, partial(check_overlay, name=name))
+    with pytest.raises((AssertionError, KeyError, SchemaViolation)):
+        check(tmp_path / "examples")
 
 
 def test_misspelt_field_of_others_is_refused() -> None:
@@ -71,19 +71,6 @@ def test_misspelt_field_of_others_is_refused() -> None:
     validate(application)
     with pytest.raises(SchemaViolation, match="sauce"):
         validate(application | {"spec": application["spec"] | {"sauce": {}}})
-
-
-def test_cloudnative_pg_loses_nothing_and_is_what_the_service_connects_to() -> None:
-    objects = {(each["kind"], each["metadata"]["name"]): each for each in _render("cloudnative-pg")}
-    cluster = objects["Cluster", "authsvc-db"]["spec"]
-    assert cluster["postgresql"]["synchronous"]["dataDurability"] == "required"
-    assert cluster["instances"] == 3
-    pooler = objects["Pooler", "authsvc-db-pooler"]["spec"]
-    assert (pooler["cluster"]["name"], pooler["type"]) == ("authsvc-db", "rw")
-    for container in _pod([*objects.values()])["containers"]:
-        variables = {each["name"]: each.get("value", "") for each in container["env"]}
-        assert "@authsvc-db-pooler/" in variables["AUTHSVC_DATABASE__URL"]
-        assert "@authsvc-db-rw/" in variables["AUTHSVC_DATABASE__LISTENER_URL"]
 
 
 @pytest.mark.parametrize("name", ["compose", "systemd"])
@@ -97,21 +84,12 @@ def test_settings_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert settings.grpc.address.endswith(":8443")
 
 
-def test_compose_file_matches_schema_and_image() -> None:
+def test_compose_file_matches_schema() -> None:
     compose = yaml.safe_load((_FOLDER / "compose/compose.yaml").read_text())
     schema = json.loads((download_module(_COMPOSE) / "schema/compose-spec.json").read_text())
     jsonschema.validate(compose, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(compose | {"surplus": {}}, schema)
-    for name in ("migrate", "authsvc"):
-        service = compose["services"][name]
-        assert service["read_only"] is True
-        assert service["cap_drop"] == ["ALL"]
-        # The image's entry point, and no program that it lacks.
-        assert "entrypoint" not in service
-    assert compose["services"]["authsvc"]["healthcheck"]["test"][1] == "python"
-    ports = {int(each.rpartition(":")[2]) for each in compose["services"]["authsvc"]["ports"]}
-    assert ports == set(recipe.PORTS)
 
 
 def test_systemd_unit_is_valid(tmp_path: Path) -> None:

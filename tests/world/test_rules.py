@@ -84,6 +84,14 @@ def _certificate(instance: str, what: str) -> str:
     return f'authsvc_tls_certificate_{what}_time_seconds{{job="authsvc", instance="{instance}"}}'
 
 
+def _process(instance: str) -> str:
+    return f'process_start_time_seconds{{job="authsvc", instance="{instance}"}}'
+
+
+def _planned(instance: str) -> str:
+    return f'authsvc_planned_stops_total{{job="authsvc", instance="{instance}"}}'
+
+
 _BURN = "AuthsvcAvailabilityBudgetBurn"
 _FAILED = ("INTERNAL", "INTERNAL")
 CASES = (
@@ -166,6 +174,27 @@ CASES = (
             "1h20m": [],
             "1h35m": ["AuthsvcCertificateExpiring ticket 1"],
         },
+    ),
+    Case(
+        "a key is changed: replicas are restarted on purpose, six times within an hour",
+        {
+            _process("a"): "100x10 200x10 300x10 400x10 500x10 600x10 700x400",
+            _planned("a"): "4x10 5x10 6x10 7x10 8x10 9x10 10x400",
+        },
+        {"1h10m": [], "5h": []},
+    ),
+    Case(
+        "of four restarts, three are crashes",
+        {
+            _process("a"): "100x10 200x10 300x10 400x10 500x600",
+            _planned("a"): "4x10 4x10 5x10 5x10 5x600",
+        },
+        {"35m": [], "50m": ["AuthsvcRestarting ticket 1"], "7h": []},
+    ),
+    Case(
+        "a container starts again and again in its pod, where no stop is planned",
+        {_process("a"): "100x10 200x10 300x10 400x600", _planned("a"): "0x640"},
+        {"25m": [], "40m": ["AuthsvcRestarting ticket 1"]},
     ),
     Case(
         "no replica at all",

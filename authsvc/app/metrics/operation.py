@@ -37,6 +37,15 @@ OPERATION: Sequence[Metric[Running]] = (
         read=lambda running: perf_counter() - running.started,
     ),
     Metric(
+        name="authsvc_planned_stops_total",
+        kind=Kind.COUNTER,
+        fleet=Fleet.SUM,
+        meaning="Stops by a signal before this start, where systemd's `StateDirectory` keeps the"
+        " count; elsewhere 0.",
+        worry="The process starts again and again, and this does not increase: it crashes.",
+        read=lambda running: running.planned_stops.count,
+    ),
+    Metric(
         name="authsvc_settings_info",
         kind=Kind.GAUGE,
         labels=("fingerprint",),

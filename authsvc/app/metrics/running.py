@@ -6,6 +6,7 @@ from time import perf_counter
 from authsvc.app.build import Parts
 from authsvc.app.database_watch import DatabaseWatch
 from authsvc.app.loop_lag import LoopLag
+from authsvc.app.planned_stops import PlannedStops
 from authsvc.app.reload import Reload
 from authsvc.app.web import Web
 from authsvc.config import Settings
@@ -22,6 +23,7 @@ class Running:
     deliverer: Deliverer
     forwarding: AuditForwarding | None
     reload: Reload
+    planned_stops: PlannedStops
     database_watch: DatabaseWatch
     loop_lag: LoopLag
     web: Web

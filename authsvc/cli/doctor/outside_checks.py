@@ -8,7 +8,12 @@ from typing import Any
 import aiohttp
 
 from authsvc.cli import config_check
-from authsvc.cli.config_check import check_breached_passwords, check_delivery, check_providers
+from authsvc.cli.config_check import (
+    check_breached_passwords,
+    check_delivery,
+    check_providers,
+    check_telemetry,
+)
 from authsvc.cli.doctor.deployment import Deployment
 from authsvc.cli.doctor.findings import Finding, Skip, error, ok, skipped, warning
 from authsvc.cli.log_capture import captured_logs, why
@@ -50,13 +55,24 @@ async def breached_passwords(deployment: Deployment) -> Sequence[Finding]:
 
 
 async def providers(deployment: Deployment) -> Sequence[Finding]:
-    """Check that each identity provider describes itself as it should."""
+    """Check that each identity provider answers as it should, with a code that it never issued."""
     remedy = (
-        "set address to the provider's issuer, ca_file to its authority if that is your own, and"
+        "set address to the provider's issuer (of GitHub: address and api_address), client_id and"
+        " client_secret to those that it shows, ca_file to its authority if that is your own, and"
         " outbound.proxy if it is reached through one; logins there fail until then"
     )
     found = _used(await check_providers(deployment.settings), remedy)
     return found or [skipped("oauth.providers is empty")]
+
+
+async def telemetry(deployment: Deployment) -> Sequence[Finding]:
+    """Check that the OpenTelemetry collector takes what the service sends; nothing is sent."""
+    remedy = (
+        "correct the section telemetry, or the collector: it has to receive OTLP over gRPC, in a"
+        " pipeline for each signal; until then, traces and metrics are lost, and nothing else"
+    )
+    found = _used(await check_telemetry(deployment.settings), remedy)
+    return found or [skipped("telemetry.otlp_endpoint is not set")]
 
 
 def _used(found: Sequence[config_check.Finding], remedy: str) -> Sequence[Finding]:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
-from authsvc.app.addresses import split_address, unix_path
+from authsvc.app.addresses import split_address
 from authsvc.cli.config_check import check_addresses, check_files
 from authsvc.cli.doctor.deployment import Deployment
 from authsvc.cli.doctor.findings import Finding, error, ok, warning
-from authsvc.config import PolicySettings, Settings
+from authsvc.config import Settings
 from authsvc.config.database_address import DatabaseAddress
 from authsvc.config.delivery import is_loopback
 from authsvc.config.durations import text
@@ -20,10 +20,6 @@ _DEVELOPMENT = "spiffe://authsvc.dev/"
 _CALLING = frozenset({Role.APP, Role.EDGE, Role.ISSUER})
 _LONGEST_ACCESS = timedelta(hours=24)
 _REVOCATION_PROMISE = timedelta(seconds=1)
-# Networks of which a block would never apply to a noticeable part of the Internet.
-_WIDEST_ALLOWED = {4: 8, 6: 19}
-# Guesses at one account in a day, beyond which a common password is found in weeks.
-_MOST_GUESSES = 1_000
 
 
 async def files(deployment: Deployment) -> Sequence[Finding]:
@@ -221,70 +217,3 @@ async def exposure(deployment: Deployment) -> Sequence[Finding]:
     if is_loopback(host):
         return [ok(f"{http.address} is reachable from this machine only")]
     return [ok(f"{http.address} is plain HTTP: whoever can connect may read /metrics")]
-
-
-async def limits(deployment: Deployment) -> Sequence[Finding]:
-    """Check that no limit is beyond what protects, or can never be reached."""
-    return list(_limits(deployment.settings)) or [
-        ok("brute_force, rate_limits, blocks and grpc make sense together")
-    ]
-
-
-def _limits(settings: Settings) -> _Weaknesses:
-    brute_force = settings.brute_force
-    for name in ("per_account", "per_known_device"):
-        daily = _per_day(getattr(brute_force, name))
-        if daily > _MOST_GUESSES:
-            yield warning(
-                f"brute_force.{name} allows {daily:,.0f} failed attempts a day",
-                f"keep it below {_MOST_GUESSES:,}: fewer requests, or a longer window",
-            )
-    for name, policy in settings.rate_limits.policies.items():
-        if policy.burst > policy.requests > 0:
-            yield warning(
-                f"rate_limits.policies.{name}: burst {policy.burst} is more than its requests"
-                f" {policy.requests}, so it never matters",
-                "lower burst, or raise requests",
-            )
-        if name == "login" and (policy.unlimited or policy.shadow):
-            yield warning(
-                f"rate_limits.policies.{name} refuses nothing",
-                "remove unlimited and shadow, unless its counts are being observed",
-            )
-    for network in settings.blocks.allowed_networks():
-        if network.prefixlen < _WIDEST_ALLOWED[network.version]:
-            yield warning(
-                f"blocks.allow has {network}: attackers in it are never blocked",
-                "name only your own networks",
-            )
-    yield from _ports(settings)
-
-
-def _per_day(policy: PolicySettings) -> float:
-    return policy.requests * (timedelta(days=1) / policy.window)
-
-
-def _ports(settings: Settings) -> _Weaknesses:
-    grpc = settings.grpc
-    for part, whole in (
-        ("max_concurrent_rpcs_per_caller", "max_concurrent_rpcs"),
-        ("max_connections_per_caller", "max_connections"),
-    ):
-        if getattr(grpc, part) >= getattr(grpc, whole):
-            yield warning(
-                f"grpc.{part} is not less than grpc.{whole}: one caller can take all",
-                f"lower grpc.{part}, so that other callers have room",
-            )
-    if grpc.call_timeout < settings.database.acquire_timeout:
-        yield warning(
-            "grpc.call_timeout is shorter than database.acquire_timeout: calls end before they"
-            " are told that the database is busy",
-            "make grpc.call_timeout the longer one",
-        )
-    if unix_path(grpc.address) is None and grpc.drain_timeout < grpc.call_timeout:
-        yield warning(
-            "grpc.drain_timeout is shorter than grpc.call_timeout: calls in progress are cut off"
-            " when the service stops",
-            "make grpc.drain_timeout the longer one, and the orchestrator's grace period longer"
-            " still",
-        )

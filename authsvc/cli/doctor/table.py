@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from authsvc.cli.doctor import (
     database_checks,
+    limit_checks,
     machine_checks,
     outside_checks,
     revocation_checks,
@@ -20,7 +21,7 @@ CHECKS: Sequence[Check] = (
     Check("settings.files", "files that the settings name", settings_checks.files),
     Check("settings.addresses", "addresses to listen on", settings_checks.addresses),
     Check("settings.choices", "weak choices in production", settings_checks.choices),
-    Check("settings.limits", "limits that protect and fit together", settings_checks.limits),
+    Check("settings.limits", "limits that protect and fit together", limit_checks.limits),
     Check("settings.exposure", "who can read /metrics", settings_checks.exposure),
     Check("tls.certificates", "certificates, keys, authorities", tls_checks.certificates),
     Check("tls.expiry", "how long certificates are valid", tls_checks.expiry),
@@ -40,6 +41,7 @@ CHECKS: Sequence[Check] = (
     Check("database.listener", "notifications", database_checks.listener),
     Check("database.connections", "connections, against replicas", database_checks.connections),
     Check("database.durability", "settings of the server", database_checks.durability),
+    Check("database.definitions", "policies and roles of run time", limit_checks.definitions),
     Check("secrets.strength", "keys and peppers of the settings", secret_checks.strength),
     Check("secrets.usable", "keys that stored secrets need", secret_checks.usable),
     Check("secrets.signing", "the key that signs tokens", secret_checks.signing),
@@ -53,6 +55,7 @@ CHECKS: Sequence[Check] = (
     Check("delivery.audit", "target of audit events", outside_checks.audit_forward),
     Check("providers.discovery", "identity providers", outside_checks.providers),
     Check("providers.breached", "breached passwords", outside_checks.breached_passwords),
+    Check("telemetry.collector", "OpenTelemetry collector", outside_checks.telemetry),
     Check("jwks.published", "keys where verifiers fetch them", outside_checks.jwks),
     Check("service.health", "the running service, over mTLS", service_checks.health),
     Check("service.certificate", "the certificate that it presents", service_checks.certificate),

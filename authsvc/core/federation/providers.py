@@ -91,6 +91,14 @@ class Provider(Protocol):
             ProviderMisconfigured: An operator has to mend something; the log says what.
         """
 
+    async def check(self) -> None:
+        """Use what a login uses, with a code that nobody was given.
+
+        Raises:
+            ProviderUnavailable: The provider did not answer in time, or answered incorrectly.
+            ProviderMisconfigured: An operator has to mend something; the log says what.
+        """
+
 
 class Providers:
     """The configured providers by name; `timeout` covers all requests of one use."""

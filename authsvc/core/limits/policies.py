@@ -28,8 +28,6 @@ log = structlog.get_logger(__name__)
 
 MAX_POLICIES = 1_000
 MAX_OVERRIDES = 10_000
-# Overrides that are read into objects without a pause.
-_PAGE = 500
 
 
 class Policies:
@@ -166,16 +164,8 @@ class Policies:
             return await store.list_overrides(connection, after, self._clock.now(), limit, policy)
 
     async def _load(self, connection: Connection) -> None:
-        now = self._clock.now()
         stored = {policy.name: policy for policy in await store.read(connection)}
-        overrides: list[Override] = []
-        after = ("", "")
-        while True:
-            page = await store.list_overrides(connection, after, now, _PAGE)
-            overrides += page
-            if len(page) < _PAGE:
-                break
-            after = (page[-1].policy, page[-1].key)
+        overrides = await store.read_overrides(connection, self._clock.now())
         self._stored, self._overrides = stored, overrides
         self._apply()
 

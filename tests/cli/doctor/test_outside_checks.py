@@ -1,10 +1,11 @@
-"""`authsvc doctor` finds mail servers, webhooks, providers and published keys that don't work."""
+"""`authsvc doctor` finds what the service calls, and published keys, that don't work."""
 
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import grpc
 import pytest
 import pytest_asyncio
 import trustme
@@ -28,6 +29,7 @@ from tests.support.databases import settings_for
 from tests.support.doctor import examine, levels, only
 from tests.support.mail_server import mail_server
 from tests.support.mail_server import settings_for as mail_settings
+from tests.support.otlp import Collector
 from tests.support.ports import port_of
 from tests.support.probe import with_changes
 from tests.support.provider import LocalProvider, saying
@@ -127,6 +129,60 @@ async def test_provider_that_is_another_issuer_is_an_error(
     provider.issuer = "https://elsewhere.test"
     text = await only(Level.ERROR, "providers.discovery", asked)
     assert "issuer differs" in text
+
+
+@pytest.mark.parametrize("kind", ["github", "oidc"])
+async def test_provider_that_refuses_the_client_is_an_error(
+    settings: Settings, provider: LocalProvider, kind: Literal["github", "oidc"]
+) -> None:
+    expired = provider.settings(kind, client_secret="the one before")
+    asked = settings.model_copy(update={"oauth": OAuthSettings(providers={"shop": expired})})
+    found = await examine("providers.discovery", asked)
+    assert [each.level for each in found] == [Level.ERROR]
+    assert "check client_id and client_secret" in found[0].text
+    assert "the one before" not in str(found)
+
+
+async def test_github_is_asked_at_both_of_its_addresses(
+    settings: Settings, provider: LocalProvider, unheard: socket.socket
+) -> None:
+    nowhere = f"http://127.0.0.1:{port_of(unheard)}"
+    for broken in ("address", "api_address"):
+        github = provider.settings("github", **{broken: nowhere})
+        asked = settings.model_copy(update={"oauth": OAuthSettings(providers={"github": github})})
+        text = await only(Level.ERROR, "providers.discovery", asked)
+        assert f"host=127.0.0.1:{port_of(unheard)}" in text
+
+
+async def test_collector_that_takes_nothing_is_an_error(
+    settings: Settings, collector: Collector
+) -> None:
+    assert await levels("telemetry.collector", settings) == [Level.SKIPPED]
+    sending = settings.model_copy(update={"telemetry": collector.settings()})
+    assert await levels("telemetry.collector", sending) == [Level.OK, Level.OK]
+    without = settings.model_copy(update={"telemetry": collector.settings(metrics=False)})
+    assert await levels("telemetry.collector", without) == [Level.OK]
+    collector.refusal = grpc.StatusCode.UNIMPLEMENTED
+    found = await examine("telemetry.collector", sending)
+    assert [each.text for each in found if each.level is Level.ERROR] == [
+        f"telemetry.otlp_endpoint: the collector takes no {signal}: UNIMPLEMENTED: not now"
+        for signal in ("traces", "metrics")
+    ]
+
+
+async def test_collector_that_is_not_there_is_an_error_without_the_secret(
+    settings: Settings, collector: Collector, unheard: socket.socket
+) -> None:
+    nowhere = collector.settings(
+        otlp_endpoint=f"http://127.0.0.1:{port_of(unheard)}",
+        authorization="Bearer token-4711",
+        metrics=False,
+        timeout="1s",
+    )
+    sending = settings.model_copy(update={"telemetry": nowhere})
+    found = await examine("telemetry.collector", sending)
+    assert [each.level for each in found] == [Level.ERROR]
+    assert "token-4711" not in str(found)
 
 
 async def test_service_of_breached_passwords_that_fails_is_an_error(

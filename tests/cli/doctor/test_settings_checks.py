@@ -1,4 +1,4 @@
-"""`authsvc doctor` names missing files, weak choices, and limits that don't fit."""
+"""`authsvc doctor` names missing files and weak choices."""
 
 from datetime import timedelta
 from typing import Any
@@ -6,27 +6,12 @@ from typing import Any
 import pytest
 
 from authsvc.cli.doctor.findings import Level
-from authsvc.config import (
-    CallerSettings,
-    NamedPolicySettings,
-    OAuthSettings,
-    PolicySettings,
-    Settings,
-)
+from authsvc.config import CallerSettings, OAuthSettings, Settings
 from authsvc.config.cookies import CookieSettings
 from authsvc.config.detections import SprayingSettings
 from authsvc.models.calls import Role
 from tests.support.doctor import examine, levels, only
 from tests.support.probe import with_changes
-
-
-@pytest.fixture
-def production(settings: Settings) -> Settings:
-    """Settings without any weakness."""
-    found = with_changes(settings, "tokens", issuer="https://auth.example.com")
-    found = with_changes(found, "grpc", call_timeout=timedelta(seconds=10))
-    smtp: Any = {"channel": "smtp"}
-    return with_changes(found, "delivery", **smtp)
 
 
 async def test_missing_file_is_an_error(settings: Settings) -> None:
@@ -116,42 +101,6 @@ async def test_redirect_to_the_users_machine_is_named(production: Settings) -> N
     oauth = OAuthSettings(redirect_uris=("http://localhost:8080/callback",))
     weak = production.model_copy(update={"oauth": oauth})
     assert "oauth.redirect_uris" in await only(Level.WARNING, "settings.choices", weak)
-
-
-LOOSE: list[tuple[str, dict[str, Any], str]] = [
-    (
-        "brute_force",
-        {"per_account": PolicySettings(requests=100, window=timedelta(hours=1))},
-        "2,400 failed attempts a day",
-    ),
-    (
-        "rate_limits",
-        {"policies": {"api": NamedPolicySettings(requests=5, window=timedelta(hours=1), burst=9)}},
-        "burst 9 is more than its requests 5",
-    ),
-    (
-        "rate_limits",
-        {
-            "policies": {
-                "login": NamedPolicySettings(requests=5, window=timedelta(hours=1), shadow=True)
-            }
-        },
-        "login refuses nothing",
-    ),
-    ("blocks", {"allow": frozenset({"0.0.0.0/0"})}, "blocks.allow has 0.0.0.0/0"),
-    ("grpc", {"max_connections_per_caller": 1_000}, "one caller can take all"),
-    ("grpc", {"call_timeout": timedelta(seconds=1)}, "shorter than database.acquire_timeout"),
-    ("grpc", {"drain_timeout": timedelta(seconds=5)}, "grpc.drain_timeout is shorter"),
-]
-
-
-@pytest.mark.parametrize(("section", "changes", "said"), LOOSE, ids=[said for *_, said in LOOSE])
-async def test_limit_that_protects_nothing_is_named(
-    production: Settings, section: str, changes: dict[str, Any], said: str
-) -> None:
-    assert await levels("settings.limits", production) == [Level.OK]
-    loose = with_changes(production, section, **changes)
-    assert said in await only(Level.WARNING, "settings.limits", loose)
 
 
 async def test_who_reads_metrics_is_told(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from authsvc.core.limits.policies import Policies
 from authsvc.errors import FailedPrecondition, NotFound
 from authsvc.models.calls import Call
 from authsvc.models.limits import Effect, Override, Policy
+from authsvc.store import policies as store
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 
@@ -62,7 +63,7 @@ async def test_number_of_overrides_is_bounded(
 
 
 async def test_overrides_are_read_in_pages(policies: Policies, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "_PAGE", 2)
+    monkeypatch.setattr(store, "_PAGE", 2)
     for key in ("a", "b", "c", "d"):
         await policies.put_override(CALL, Override("login", key, Effect.DENY))
     assert [override.key for override in policies._overrides] == ["a", "b", "c", "d"]

@@ -44,18 +44,32 @@ async def replicas_end(scene: Scene) -> None:
 
 
 async def replica_crashes(scene: Scene) -> None:
+    """Restart a replica on purpose, which is no crash, and then let it crash."""
     async with scene.installation("crashing") as installation:
-        await installation.start()
+        kept = {"STATE_DIRECTORY": str(installation.folder)}
+        await installation.start(**kept)
+        prometheus = scene.stage.prometheus
+
+        async def end_and_start(number: int) -> None:
+            [replica] = installation.replicas
+            await replica.end(number)
+            await installation.restart(replica, **kept)
+            await prometheus.until(f'up{{instance="{replica.http}"}} == 1')
+
+        started = f'process_start_time_seconds{{job="{installation.job}"}}'
+        planned = f'authsvc_planned_stops_total{{job="{installation.job}"}}'
+        await prometheus.until(f"{planned} == 0")
+        for number in range(1, 4):
+            await end_and_start(signal.SIGTERM)
+            await prometheus.until(f"{planned} == {number}")
+        assert await prometheus.query(f"changes({started}[60s]) > 2")
+        assert ("AuthsvcRestarting", installation.job) not in scene.stage.fired
         is_repaired = asyncio.Event()
         crashing: list[asyncio.Task[None]] = []
 
         async def crash() -> None:
             while not is_repaired.is_set():
-                [replica] = installation.replicas
-                await replica.end()
-                await installation.restart(replica)
-                up = f'up{{instance="{replica.http}"}}'
-                await scene.stage.prometheus.until(f"{up} == 1")
+                await end_and_start(signal.SIGKILL)
 
         async def cause() -> None:
             crashing.append(asyncio.ensure_future(crash()))
