@@ -34,6 +34,8 @@ _PHC = re.compile(
 _MEASURED_KIB = 4_096
 _MEASURED_PASSES = 2
 _MEASURED_HASHES = 5
+# For each lane; more than glibc adds to a block to round it to pages.
+_MEASURED_STEP_KIB = 8
 
 
 class Library(StrEnum):
@@ -115,14 +117,17 @@ def verify(phc: str, secret: bytes, library: Library = Library.LIBSODIUM) -> boo
 def measure(cost: Parameters) -> Mapping[Library, float]:
     """Return the seconds of CPU time that a hash takes this thread, by library, in a few ms.
 
-    Measured with less memory, to which the time is proportional: a start has no time for more, and
-    the C library would keep what argon2-cffi has allocated. The libraries take turns, and the
-    fastest of a few hashes counts, as whatever else runs here only slows them down.
+    Measured with less memory, to which the time is proportional, as a start has no time for more.
+    The libraries take turns, and the fastest of a few hashes counts, as whatever else runs here
+    only slows them down. Each hash takes a little more memory than the last: once glibc has
+    unmapped a block, it takes later ones of up to that size from a heap that it doesn't shrink, so
+    this thread would keep what argon2-cffi has allocated.
     """
-    small = replace(cost, time_cost=_MEASURED_PASSES, memory_cost=_MEASURED_KIB * cost.parallelism)
-    scale = cost.time_cost * cost.memory_cost / (small.time_cost * small.memory_cost)
     best = dict.fromkeys(Library, float("inf"))
-    for _ in range(_MEASURED_HASHES):
+    for turn in range(_MEASURED_HASHES):
+        memory = (_MEASURED_KIB + turn * _MEASURED_STEP_KIB) * cost.parallelism
+        small = replace(cost, time_cost=_MEASURED_PASSES, memory_cost=memory)
+        scale = cost.time_cost * cost.memory_cost / (small.time_cost * small.memory_cost)
         for library in Library:
             best[library] = min(best[library], cpu_seconds(small, library) * scale)
     return best
