@@ -4,8 +4,10 @@ Labels are only method names, gRPC codes and reasons, never ids, addresses or ke
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
 from time import time
+from typing import TypeAlias
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,31 +21,33 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
+from authsvc.measures import Histogram
+
+# The gRPC code that a call ended with, and the reason, or "".
+Outcome: TypeAlias = tuple[str, str]
+
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class MethodMeter:
-    """Counts the calls of one RPC.
+    """Counts the calls of one RPC by their outcomes, and their durations.
 
     Only the event loop's thread counts, so it needs no lock; metrics are rendered in another, from
     copies.
     """
 
-    __slots__ = ("_buckets", "_exemplars", "_outcomes", "_seconds", "method")
+    __slots__ = ("_durations", "_exemplars", "_outcomes", "method")
 
     def __init__(self, method: str) -> None:
         self.method = method
-        self._outcomes: dict[tuple[str, str], int] = {}
-        self._buckets = [0] * (len(BUCKETS) + 1)
-        self._seconds = 0.0
+        self._outcomes: defaultdict[Outcome, int] = defaultdict(int)
+        self._durations = Histogram(BUCKETS)
         self._exemplars: dict[int, Exemplar] = {}
 
-    def record(self, code: str, reason: str, seconds: float) -> None:
-        """Count one call that ended with `code` (and `reason`, or "") after `seconds`."""
-        outcome = (code, reason)
-        self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
-        self._buckets[bisect_left(BUCKETS, seconds)] += 1
-        self._seconds += seconds
+    def record(self, outcome: Outcome, seconds: float) -> None:
+        """Count one call that ended with `outcome` after `seconds`."""
+        self._outcomes[outcome] += 1
+        self._durations.record(seconds)
 
     def exemplify(self, seconds: float, labels: dict[str, str]) -> None:
         """Keep a traced call of `seconds` as the exemplar of its bucket; `labels` name its span."""
@@ -51,15 +55,18 @@ class MethodMeter:
 
     def add_to(self, calls: CounterMetricFamily, durations: HistogramMetricFamily) -> None:
         """Add the counts to the two metric families."""
-        for (code, reason), count in list(self._outcomes.items()):
-            calls.add_metric((self.method, code, reason), count)
-        running = 0
-        buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
-        for at, bound in enumerate((*map(str, BUCKETS), "+Inf")):
-            running += self._buckets[at]
-            exemplar = self._exemplars.get(at)
-            buckets.append((bound, running, exemplar) if exemplar else (bound, running))
-        durations.add_metric((self.method,), buckets, self._seconds)
+        for outcome, count in self._outcomes.copy().items():
+            calls.add_metric((self.method, *outcome), count)
+        buckets, seconds = self._durations.read()
+        exemplars = self._exemplars.copy()
+        durations.add_metric(
+            (self.method,),
+            [
+                (*bucket, exemplars[at]) if at in exemplars else bucket
+                for at, bucket in enumerate(buckets)
+            ],
+            seconds,
+        )
 
 
 class CallMetrics(Collector):

@@ -28,8 +28,8 @@ def test_calls_are_counted_by_outcome() -> None:
     metrics = Metrics()
     meter = metrics.calls.method(LOGIN)
     for _ in range(3):
-        meter.record("OK", "", 0.001)
-    meter.record("UNAUTHENTICATED", "CREDENTIALS_INVALID", 0.03)
+        meter.record(("OK", ""), 0.001)
+    meter.record(("UNAUTHENTICATED", "CREDENTIALS_INVALID"), 0.03)
     assert value(metrics, "authsvc_rpc_calls_total", method=LOGIN, code="OK", reason="") == 3
     failed = {"code": "UNAUTHENTICATED", "reason": "CREDENTIALS_INVALID"}
     assert value(metrics, "authsvc_rpc_calls_total", method=LOGIN, **failed) == 1
@@ -39,7 +39,7 @@ def test_durations_are_cumulative() -> None:
     metrics = Metrics()
     meter = metrics.calls.method(LOGIN)
     for seconds in (0.0001, 0.001, 0.0011, 7.0, 60.0):
-        meter.record("OK", "", seconds)
+        meter.record(("OK", ""), seconds)
     name = "authsvc_rpc_duration_seconds"
     buckets = [
         value(metrics, f"{name}_bucket", method=LOGIN, le=bound)
@@ -54,7 +54,7 @@ def test_buckets_have_their_latest_traced_call_as_exemplar_in_openmetrics_alone(
     metrics = Metrics()
     meter = metrics.calls.method(LOGIN)
     for seconds, trace in ((0.0011, "a"), (0.0012, "b"), (60.0, "c")):
-        meter.record("OK", "", seconds)
+        meter.record(("OK", ""), seconds)
         meter.exemplify(seconds, {"trace_id": trace * 32, "span_id": trace * 16})
     exemplars: dict[str, Exemplar] = {
         sample.labels["le"]: sample.exemplar

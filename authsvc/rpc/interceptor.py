@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 _LIST_TAG = b"\n"
 _MAX_LISTED = 50_000
 _OK = grpc.StatusCode.OK.name
+# The outcome of a call that succeeded.
+_SUCCESS = (_OK, "")
 # What the conventions of RPC count as the server's own failures.
 _SERVER_FAILURES = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -233,7 +235,7 @@ class _RpcPipeline:
     def _end(self, call: CallContext) -> None:
         self._deps.load.leave(call)
         seconds = perf_counter() - call.started
-        self._meter.record(_OK, "", seconds)
+        self._meter.record(_SUCCESS, seconds)
         if call.span is not None:
             self._end_span(call.span, _OK, "", seconds)
         if self._log.logs_success:
@@ -245,7 +247,7 @@ class _RpcPipeline:
         seconds = perf_counter() - call.started
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             code = _code_of_ended(error, context)
-            self._meter.record(code.name, "", seconds)
+            self._meter.record((code.name, ""), seconds)
             self._log.ended(call, code.name, seconds)
             if call.span is not None:
                 self._end_span(call.span, code.name, code.name, seconds)
@@ -255,7 +257,7 @@ class _RpcPipeline:
             error = bearer_invalid()
         reported = error if isinstance(error, ServiceError) else _internal()
         code = CODES[reported.reason]
-        self._meter.record(code.name, reported.reason, seconds)
+        self._meter.record((code.name, reported.reason), seconds)
         if isinstance(reported, Overloaded):
             self._deps.overloaded.add(reported.what.value)
         self._log.failed(call, error, reported, seconds)

@@ -35,6 +35,8 @@ _MEASURED_KIB = 4_096
 _MEASURED_PASSES = 2
 _MEASURED_HASHES = 5
 _MEASURED_BYTES = 32
+# For each lane; more than glibc adds to a block to round it to pages.
+_MEASURED_STEP_KIB = 8
 
 
 class Library(StrEnum):
@@ -118,32 +120,35 @@ def measure(cost: Parameters) -> Mapping[Library, float]:
 
     The first call in a process takes 40 ms of CPU time, the others none: they scale what it found.
     """
-    scale = cost.time_cost * cost.memory_cost / (_MEASURED_PASSES * _MEASURED_KIB)
-    measured = measure_small(cost.parallelism)
-    return {library: seconds * scale / cost.parallelism for library, seconds in measured.items()}
+    work = cost.time_cost * cost.memory_cost
+    rates = measure_rates(cost.parallelism)
+    return {library: seconds * work for library, seconds in rates.items()}
 
 
 @functools.cache
-def measure_small(parallelism: int) -> Mapping[Library, float]:
-    """Return the seconds of CPU time that a small hash takes, by library.
+def measure_rates(parallelism: int) -> Mapping[Library, float]:
+    """Return the seconds of CPU time that each KiB of each pass takes, by library.
 
-    Small because the time is proportional to the memory: a start has no time for more, and the C
-    library would keep what argon2-cffi has allocated. The libraries take turns, and the fastest of
-    a few hashes counts, as whatever else runs here only slows them down.
+    Measured with little memory, as a start has no time for more. The libraries take turns, and the
+    fastest of a few hashes counts, as whatever else runs here only slows them down. Each hash takes
+    a little more memory than the last: once glibc has unmapped a block, it takes later ones of up
+    to that size from a heap that it doesn't shrink, so this thread would keep what argon2-cffi has
+    allocated.
     """
-    small = Parameters(
-        type=Type.ID,
-        version=ARGON2_VERSION,
-        salt_len=SALT_BYTES,
-        hash_len=_MEASURED_BYTES,
-        time_cost=_MEASURED_PASSES,
-        memory_cost=_MEASURED_KIB * parallelism,
-        parallelism=parallelism,
-    )
     best = dict.fromkeys(Library, float("inf"))
-    for _ in range(_MEASURED_HASHES):
+    for turn in range(_MEASURED_HASHES):
+        small = Parameters(
+            type=Type.ID,
+            version=ARGON2_VERSION,
+            salt_len=SALT_BYTES,
+            hash_len=_MEASURED_BYTES,
+            time_cost=_MEASURED_PASSES,
+            memory_cost=(_MEASURED_KIB + turn * _MEASURED_STEP_KIB) * parallelism,
+            parallelism=parallelism,
+        )
+        work = small.time_cost * small.memory_cost
         for library in Library:
-            best[library] = min(best[library], cpu_seconds(small, library))
+            best[library] = min(best[library], cpu_seconds(small, library) / work)
     return best
 
 

@@ -1,6 +1,8 @@
 """libsodium and argon2-cffi compute the same hashes, and each verifies those of the other."""
 
 import base64
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +27,22 @@ COST = Parameters(
     memory_cost=64,
     parallelism=1,
 )
+# Prints by how many KiB the measurement makes the process grow, in a thread as the pool runs it.
+_MEASURE_IN_A_THREAD = """
+from pathlib import Path
+from threading import Thread
+from argon2 import Parameters, Type
+from authsvc.core.passwords.argon2id import measure
+
+def resident():
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
+
+before = resident()
+thread = Thread(target=measure, args=(Parameters(Type.ID, 19, 16, 32, 2, 19_456, 1),))
+thread.start()
+thread.join()
+print(resident() - before)
+"""
 SALT = b"sixteen bytes .."
 SECRETS = st.binary(max_size=200) | st.text(max_size=100).map(str.encode)
 
@@ -189,16 +207,25 @@ def test_measurement_covers_both_libraries_at_a_bounded_cost(
 
     compute = argon2id.compute
     monkeypatch.setattr(argon2id, "compute", note)
-    argon2id.measure_small.cache_clear()
+    argon2id.measure_rates.cache_clear()
     costly = replace(COST, memory_cost=4_194_304, time_cost=64)
     measured = argon2id.measure(costly)
     assert measured.keys() == set(Library)
     # Proportional: 1024 times the memory, 32 times the passes.
     assert all(1 < seconds < float("inf") for seconds in measured.values())
-    assert {(cost.memory_cost, cost.time_cost) for cost in costs} == {(4_096, 2)}
+    assert {cost.time_cost for cost in costs} == {2}
+    assert all(4_096 <= cost.memory_cost <= 4_200 for cost in costs)
     # The machine stays the same, so a process measures once.
     count = len(costs)
     assert argon2id.measure(replace(costly, time_cost=32)) == {
         library: seconds / 2 for library, seconds in measured.items()
     }
     assert len(costs) == count
+
+
+def test_measurement_leaves_no_memory_behind() -> None:
+    # In a process of its own, with a heap that nobody has used.
+    growth = subprocess.run(
+        [sys.executable, "-c", _MEASURE_IN_A_THREAD], check=True, capture_output=True, text=True
+    )
+    assert int(growth.stdout) < 2_048
