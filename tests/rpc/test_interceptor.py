@@ -379,9 +379,9 @@ async def test_unexpected_failure_of_any_kind_of_call_is_its_request_id_alone(
         raise RuntimeError(SECRET)
 
     async def fail_in_stream(_request: Any, _context: Any) -> AsyncIterator[bytes]:
-        for response in ():
-            yield response
-        raise RuntimeError(SECRET)
+        if SECRET:
+            raise RuntimeError(SECRET)
+        yield b""
 
     handler = handler_of(fail_in_stream if kind.endswith("_stream") else fail, bytes, bytes)
     rpc = probe.clients.raw("app", open_to_all(probe, monkeypatch, handler), kind)
