@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,10 +23,14 @@ from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import ServerError
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
+from authsvc.rpc.call_context import new_request_id
+
+log = structlog.get_logger("authsvc.web")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_LINE = 4_096
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "authsvc"}
+_INTERNAL = "An internal error occurred.\n"
 _SILENT = logging.getLogger("authsvc.web.silent")
 _SILENT.disabled = True
 # Browsers ask at each use of a passkey at another domain.
@@ -194,5 +199,10 @@ async def _harden(request: web.Request, handler: _Handler) -> web.StreamResponse
     except web.HTTPException as error:
         error.headers.update(_HEADERS)
         raise
+    except Exception:
+        # aiohttp's own answer may have a traceback, and nothing would be logged.
+        request_id = new_request_id()
+        log.exception("http_request_failed", path=request.path, request_id=request_id)
+        response = web.Response(status=500, text=_INTERNAL, headers={"X-Request-Id": request_id})
     response.headers.update(_HEADERS)
     return response

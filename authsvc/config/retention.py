@@ -13,7 +13,10 @@ class RetentionSettings(Section):
 
     sessions: Duration = Field(timedelta(days=30), description="Ended sessions.")
     api_keys: Duration = Field(timedelta(days=90), description="Ended API keys.")
-    revocations: Duration = Field(timedelta(days=31), description="The revocation log.")
+    revocations: Duration = Field(
+        timedelta(days=31),
+        description="The revocation log; at least as long as issued tokens are valid.",
+    )
     audit_events: Duration = Field(timedelta(days=400), description="Audit events.")
     devices: Duration = Field(timedelta(days=180), description="Devices that weren't used.")
     messages: Duration = Field(

@@ -1,7 +1,7 @@
 """Owns what a revocation is: something that must no longer be accepted; and what names it."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
@@ -20,11 +20,13 @@ class Revocation:
 class LoggedRevocation(Revocation):
     """A revocation as it stands in the log.
 
-    With `cache_only`, nothing ends: what was issued before remains valid.
+    With `cache_only`, nothing ends: what was issued before remains valid. It concerns tokens for
+    `validity` from its time on, or longer if this replica's settings say so.
     """
 
     revoke_time: datetime
     cache_only: bool = False
+    validity: timedelta = timedelta()
 
 
 @dataclass(frozen=True, slots=True)

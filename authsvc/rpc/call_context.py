@@ -76,7 +76,7 @@ class CallContext:
             elif key in _TRACE_HEADERS:
                 self.trace_headers.append((key, value))
         if not self.request_id:
-            self.request_id = _new_request_id()
+            self.request_id = new_request_id()
 
     @classmethod
     def begin(cls, metadata: Iterable[tuple[str, str | bytes]]) -> None:
@@ -129,6 +129,6 @@ _numbers = count(1)
 _prefix = token_hex(8)
 
 
-def _new_request_id() -> str:
+def new_request_id() -> str:
     """Return an id that is unique across replicas; it may be easy to guess."""
     return f"{_prefix}-{next(_numbers):x}"

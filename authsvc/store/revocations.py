@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias, cast
 
 import asyncpg
@@ -112,16 +112,23 @@ async def cursor_of_now(connection: Connection) -> RevocationCursor:
 def _revocation(record: asyncpg.Record) -> LoggedRevocation:
     kind, _, identifier = record["subject"].partition(":")
     return LoggedRevocation(
-        cast("Kind", kind), identifier, record["revoke_time"], record["cache_only"]
+        cast("Kind", kind),
+        identifier,
+        record["revoke_time"],
+        record["cache_only"],
+        record["validity"] or timedelta(),
     )
 
 
+# The validity is read with the revocations, once for all: a replica notes how long its tokens are
+# valid before it issues any, so whoever sees what revokes one of them sees the note, too.
 _COLUMNS = """concat_ws(':',
         CASE WHEN session_id IS NOT NULL THEN 'session'
              WHEN user_id IS NOT NULL THEN 'user'
              WHEN api_key_id IS NOT NULL THEN 'api_key'
              ELSE 'key' END,
-        session_id, user_id, api_key_id, key_id) AS subject, revoke_time, cache_only"""
+        session_id, user_id, api_key_id, key_id) AS subject, revoke_time, cache_only,
+    (SELECT max(validity) FROM token_validities) AS validity"""
 LOG = Log(
     table="revocations", key="revocation_id", first_key=0, columns=_COLUMNS, parse=_revocation
 )

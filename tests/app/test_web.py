@@ -19,9 +19,12 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from authsvc.config import Settings
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.dev.postgres import EmbeddedPostgres
+from authsvc.metrics import Metrics
 from authsvc.store.postgres.migrator import migrate
 from authsvc.v1.auth_service_pb2 import GetJwksRequest, LoginRequest
 from authsvc.v1.session_service_pb2 import ListSessionsRequest
@@ -217,6 +220,26 @@ async def test_modifying_methods_are_rejected(path: str, get: Browser) -> None:
         answer = await get(path, method, data=b"x" * 2_000)
         assert answer.status == 405
     assert (await get(path, "HEAD")).text == ""
+
+
+@pytest.mark.parametrize("path", PATHS[:2] + PATHS[3:4])
+async def test_unexpected_failures_reveal_nothing(
+    path: str, get: Browser, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Analytical-Engine-1843")
+
+    monkeypatch.setattr(SigningKeys, "jwks", fail)
+    monkeypatch.setattr(Metrics, "render", fail)
+    with capture_logs() as logs:
+        answer = await get(path)
+    assert (answer.status, answer.text) == (500, "An internal error occurred.\n")
+    assert "Analytical" not in repr(answer.headers)
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    [line] = [line for line in logs if line["log_level"] == "error"]
+    assert (line["event"], line["path"]) == ("http_request_failed", path)
+    assert line["request_id"] == answer.headers["X-Request-Id"]
+    assert line["exc_info"]
 
 
 async def test_long_requests_are_rejected(get: Browser) -> None:

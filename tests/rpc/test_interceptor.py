@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -361,6 +361,47 @@ async def test_unknown_fields_are_accepted(probe: ProbeServer) -> None:
 
 
 # Streams
+
+
+_KINDS: Sequence[tuple[str, Any]] = (
+    ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    ("stream_stream", grpc.stream_stream_rpc_method_handler),
+)
+
+
+@pytest.mark.parametrize(("kind", "handler_of"), _KINDS)
+async def test_unexpected_failure_of_any_kind_of_call_is_its_request_id_alone(
+    kind: str, handler_of: Any, probe: ProbeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_request: Any, _context: Any) -> bytes:
+        raise RuntimeError(SECRET)
+
+    async def fail_in_stream(_request: Any, _context: Any) -> AsyncIterator[bytes]:
+        if SECRET:
+            raise RuntimeError(SECRET)
+        yield b""
+
+    handler = handler_of(fail_in_stream if kind.endswith("_stream") else fail, bytes, bytes)
+    rpc = probe.clients.raw("app", open_to_all(probe, monkeypatch, handler), kind)
+    metadata = (("x-request-id", "r-1"),)
+    call = rpc(iter([b"1"]) if kind.startswith("stream_") else b"1", metadata=metadata)
+    with capture_logs() as logs:
+        error = await failure(anext(aiter(call)) if kind.endswith("_stream") else call)
+    assert (error.code(), error.details()) == (
+        grpc.StatusCode.INTERNAL,
+        "An internal error occurred.",
+    )
+    info, request_info = details.ErrorInfo(), details.RequestInfo()
+    first, second = details_of(error).details
+    assert first.Unpack(info)
+    assert second.Unpack(request_info)
+    assert info == details.ErrorInfo(reason="INTERNAL", domain="authsvc")
+    assert request_info == details.RequestInfo(request_id="r-1")
+    assert SECRET not in repr(error) + repr(error.trailing_metadata())
+    [line] = [line for line in logs if line["log_level"] == "error"]
+    assert str(line["exc_info"]) == SECRET
 
 
 def open_to_all(probe: ProbeServer, monkeypatch: pytest.MonkeyPatch, handler: Any) -> str:

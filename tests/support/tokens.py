@@ -18,6 +18,7 @@ from authsvc.core.signing import jws
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.jwk import SigningKey
 from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
@@ -52,6 +53,11 @@ async def load_keys(database: Database, clock: Clock, **settings: object) -> Sig
     )
     await keys.load()
     return keys
+
+
+async def unreachable(*_: object) -> bytes:
+    """Sign as an HSM does that doesn't answer."""
+    raise StoreUnavailable
 
 
 def make_session(clock: Clock, *, roles: tuple[str, ...] = ("user",), days: float = 30) -> Session:

@@ -64,9 +64,10 @@ class Impersonation:
                 AuditType.IMPERSONATE, call, user_id, session.session_id, client, detail
             )
             await record_event(connection, now, event)
-        return await self._issuer.issue(
-            session, now, session_token=session_token, csrf_token=csrf_token
-        )
+            # Before the commit, so that no session is left whose token nobody got.
+            return await self._issuer.issue(
+                session, now, session_token=session_token, csrf_token=csrf_token
+            )
 
     def _session(
         self, call: Call, user: User, client: ClientContext, csrf_hash: bytes, now: datetime

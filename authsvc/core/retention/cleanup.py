@@ -1,6 +1,7 @@
 """Owns the retention periods of ended and expired data, and its removal in the background."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import structlog
 from authsvc.config import RetentionSettings
 from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
 from authsvc.core.lib.jitter import JITTER
+from authsvc.errors import StoreUnavailable
 from authsvc.models.clock import Clock
 from authsvc.models.retention import Plan
 from authsvc.store import (
@@ -29,6 +31,7 @@ from authsvc.store import (
     request_receipts,
     retention,
     session_keys,
+    token_validities,
 )
 from authsvc.store.postgres.database import Connection, Database
 
@@ -81,16 +84,20 @@ class Retention:
         while True:
             # Random, so that replicas that start together don't run together.
             await asyncio.sleep(self._interval * JITTER.uniform(0.5, 1.5))
-            await self.run_once()
+            with contextlib.suppress(StoreUnavailable):
+                await self.run_once()
 
     async def run_once(self) -> dict[str, int]:
         """Remove everything that is due and return how much of each kind.
 
         A kind that fails is logged, missing from the result, and tried again the next time.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
         """
+        work = await self._work(self._clock.now())
         kinds: dict[str, _RemoveAll] = {
-            kind: partial(self._remove, *arguments)
-            for kind, arguments in self._work(self._clock.now()).items()
+            kind: partial(self._remove, *arguments) for kind, arguments in work.items()
         }
         kinds |= {kind: step.remove for kind, step in self._others.items()}
         removed = {}
@@ -107,20 +114,26 @@ class Retention:
     async def plan(self) -> Sequence[Plan]:
         """Return what a run would remove now of each kind, and when there will be more."""
         now, plans = self._clock.now(), []
-        for kind, (_, before) in self._work(now).items():
+        for kind, (_, before) in (await self._work(now)).items():
             if kind != _MONTHS:
                 async with self._database.connection() as connection:
                     due = await retention.find_due(connection, kind, before)
                 plans.append(Plan.of(kind, now - before, due))
         return [*plans, *[await step.plan() for step in self._others.values()]]
 
-    def _work(self, now: datetime) -> Mapping[str, tuple[_Remove, datetime]]:
+    async def _work(self, now: datetime) -> Mapping[str, tuple[_Remove, datetime]]:
         """Return what removes each kind, and the time before which it has to have ended."""
         settings = self._settings
+        async with self._database.connection() as connection:
+            # What other settings issued may be valid for longer than these keep revocations.
+            validity = await token_validities.longest(connection, now)
         return {
             "sessions": (retention.delete_sessions, now - settings.sessions),
             "api_keys": (retention.delete_api_keys, now - settings.api_keys),
-            "revocations": (retention.delete_revocations, now - settings.revocations),
+            "revocations": (
+                retention.delete_revocations,
+                now - max(settings.revocations, validity),
+            ),
             "devices": (retention.delete_devices, now - settings.devices),
             "session_keys": (session_keys.delete_expired, now),
             "one_time_codes": (one_time_codes.delete_expired, now),

@@ -34,8 +34,8 @@ Message = TypeVar("Message")
 class WatchedRevocations:
     """What watchers are sent: revocations, and where to go on after them.
 
-    A revocation concerns tokens for `validity` from its time on. If `is_complete`, everything
-    acknowledged before `known_until` has been sent.
+    A revocation concerns tokens for at least `validity` from its time on. If `is_complete`,
+    everything acknowledged before `known_until` has been sent.
     """
 
     revocations: Sequence[LoggedRevocation]

@@ -18,6 +18,11 @@ class TokenValidity:
 
     `own` is that of the tokens which this replica issues. Another one may have other settings, and
     so may this one have had before its restart.
+
+    While this replica doesn't yet know what another has begun to issue, nothing is forgotten too
+    early: what revokes such a token is younger than that, so whoever begins to watch is sent it,
+    and retention, which keeps minutes at least, doesn't remove it; and the time until which it
+    matters is read with the revocation itself (`authsvc/store/revocations.py`).
     """
 
     def __init__(self, *, database: Database, clock: Clock, own: timedelta) -> None:

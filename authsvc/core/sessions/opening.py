@@ -105,6 +105,8 @@ class SessionOpening:
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user, client, methods, csrf_token)
         await self._store(connection, call, session, digest(session_token), event_type, detail)
+        # Before the commit, although an HSM may take a while and this holds the connection: if it
+        # fails, the user's other sessions go on, however often the login is tried again.
         return await self._issuer.issue(
             session,
             session.create_time,

@@ -40,9 +40,10 @@ def encoder(slices: Slices) -> Callable[[WatchedRevocations], Awaitable[bytes]]:
         )
 
         def add(revocation: LoggedRevocation) -> None:
+            validity = max(watched.validity, revocation.validity)
             message = response.revocations.add(
                 revoke_time=convert.timestamp(revocation.revoke_time),
-                expire_time=convert.timestamp(revocation.revoke_time + watched.validity),
+                expire_time=convert.timestamp(revocation.revoke_time + validity),
             )
             setattr(message, f"{revocation.kind}_id", revocation.id)
 

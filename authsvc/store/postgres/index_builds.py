@@ -1,8 +1,9 @@
 """Owns building and dropping indexes without locking anybody out, in steps that can be resumed.
 
-`CREATE INDEX CONCURRENTLY` leaves an invalid index if it fails or its client dies. Such an index is
-dropped and built again. PostgreSQL builds none of a partitioned table that way, so here the index
-of each partition is built by itself and attached; a partition that has its index is left alone.
+`CREATE INDEX CONCURRENTLY` leaves an invalid index if it fails. Such an index is dropped and built
+again. If only its migrator dies, the server goes on with it, and the next migrator waits for that.
+PostgreSQL builds none of a partitioned table that way, so here the index of each partition is built
+by itself and attached; a partition that has its index is left alone.
 """
 
 import asyncio

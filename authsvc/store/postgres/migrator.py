@@ -57,10 +57,14 @@ _TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
 # While a migration waits for a table, every later statement on it waits behind the migration. So it
 # waits for a shorter time than calls do, and then lets them go first.
 _LIMIT_WAITING = "SELECT set_config('lock_timeout', $1, true)"
-# A migrator that freezes must not keep what it has locked.
+# A migrator that freezes must not keep what it has locked, nor one that was killed: the server
+# looks whether its client is there even while a statement runs, which it can't on Windows. Nobody
+# would commit what it does.
 _LIMIT_SILENCE = f"""
 SELECT set_config('statement_timeout', '0', true), {NO_TRANSACTION_TIMEOUT},
-    set_config('idle_in_transaction_session_timeout', '5s', true)
+    set_config('idle_in_transaction_session_timeout', '5s', true),
+    set_config('client_connection_check_interval',
+        CASE WHEN version() ~* 'windows|mingw|visual c' THEN '0' ELSE '1s' END, true)
 """
 _LOCK_SECONDS = 0.5
 _POLL_SECONDS = 1.0

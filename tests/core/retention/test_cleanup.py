@@ -15,7 +15,7 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.models.calls import Call
 from authsvc.models.limits import Charge, Policy
 from authsvc.models.retention import Plan
-from authsvc.store import revocations
+from authsvc.store import revocations, token_validities
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.codes import Coded
@@ -65,6 +65,23 @@ async def test_removes_due_rows_in_batches_and_keeps_the_rest(
     clock.advance(_SETTINGS.audit_events)
     assert (await retention.run_once())["audit_months"] > 0
     assert await _count(database, "audit_events") == 0
+
+
+async def test_keeps_revocations_while_tokens_of_other_settings_are_valid(
+    database: Database, clock: FakeClock
+) -> None:
+    settings = RetentionSettings(revocations=timedelta(hours=2))
+    retention = Retention(database=database, settings=settings, clock=clock)
+    async with database.connection() as connection:
+        await token_validities.note(connection, timedelta(days=5), clock.now())
+    await _fill(database, clock, 3)
+    for _ in range(5):
+        plans = {plan.kind: plan for plan in await retention.plan()}
+        assert (plans["revocations"].due, plans["revocations"].period) == (0, timedelta(days=5))
+        assert (await retention.run_once())["revocations"] == 0
+        clock.advance(timedelta(days=1))
+    clock.advance(timedelta(minutes=3))
+    assert (await retention.run_once())["revocations"] == 3
 
 
 @pytest.mark.slow

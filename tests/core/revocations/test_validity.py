@@ -2,13 +2,17 @@
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from authsvc.core.revocations import validity as module
 from authsvc.core.revocations.validity import TokenValidity
+from authsvc.store import token_validities as store
+from authsvc.store.postgres.connector import Connection
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
+from tests.support.databases import until, waits_for_a_lock
 
 _HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
@@ -51,6 +55,67 @@ async def test_replicas_with_other_settings_learn_of_each_other(
     running.cancel()
     # The other one's settings are not its own.
     assert _replica(database, clock, 1).longest == _HOUR
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("minutes", [(0, 5), (5, 0)])
+async def test_of_two_replicas_that_note_at_once_the_later_time_counts(
+    database: Database, clock: FakeClock, minutes: tuple[int, int], is_known: bool
+) -> None:
+    start = clock.now()
+    first, second = (start + each * _MINUTE for each in minutes)
+    async with database.connection() as one, database.connection() as other:
+        if is_known:
+            await store.note(one, _HOUR, start - 5 * _MINUTE)
+        async with one.transaction():
+            await store.note(one, _HOUR, first)
+            noting = asyncio.create_task(store.note(other, _HOUR, second))
+            async with database.connection() as observer:
+                await until(lambda: waits_for_a_lock(observer))
+        await noting
+        found = await one.fetch("SELECT validity, use_time FROM token_validities")
+    assert [tuple(row) for row in found] == [(_HOUR, start + 5 * _MINUTE)]
+
+
+async def test_replica_that_notes_an_old_validity_anew_keeps_it_from_removal(
+    database: Database, clock: FakeClock
+) -> None:
+    await _replica(database, clock, 5).note()
+    clock.advance(timedelta(days=7))
+    other = _replica(database, clock, 1)
+    async with database.connection() as one:
+        async with one.transaction():
+            await store.note(one, 5 * _HOUR, clock.now())
+            noting = asyncio.create_task(other.note())
+            async with database.connection() as observer:
+                await until(lambda: waits_for_a_lock(observer))
+        await noting
+    assert other.longest == 5 * _HOUR
+
+
+async def test_replicas_that_note_old_validities_anew_do_not_deadlock(
+    database: Database, clock: FakeClock
+) -> None:
+    replicas = [_replica(database, clock, hours) for hours in (1, 2)]
+    async with database.connection() as holder:
+        for hours in (1, 2, 3):
+            await store.note(holder, hours * _HOUR, clock.now())
+        clock.advance(timedelta(days=7))
+        async with holder.transaction():
+            # Each is about to remove the row of the other, and then this one.
+            await holder.execute("SELECT FROM token_validities WHERE validity = '3h' FOR UPDATE")
+            noting = asyncio.gather(*(replica.note() for replica in replicas))
+            await until(partial(_wait, holder, len(replicas)))
+        await noting
+    assert {await _known(replica) for replica in replicas} == {2 * _HOUR}
+
+
+async def _wait(connection: Connection, count: int) -> bool:
+    waiting = await connection.fetchval(
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE NOT granted AND datname = current_database()"
+    )
+    return bool(waiting >= count)
 
 
 async def test_many_replicas_note_at_once_and_old_rows_go(

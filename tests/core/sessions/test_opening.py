@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.sessions.secrets import is_session_token
-from authsvc.errors import NotFound, Reason
+from authsvc.core.signing.signer import Signer
+from authsvc.errors import NotFound, Reason, StoreUnavailable
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason
@@ -20,6 +21,7 @@ from authsvc.models.tokens import InactiveReason
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection
 from tests.support.sessions import CALL, CLIENT, DAY, METHODS, World
+from tests.support.tokens import unreachable
 
 _WAITING = (
     "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -104,6 +106,20 @@ async def test_opening_is_rolled_back_with_caller_transaction(world: World) -> N
             await replica.sessions.opening.open(connection, CALL, user_id, CLIENT, METHODS)
     assert await world.active(user_id) == []
     assert await world.events("session.create") == []
+
+
+async def test_session_whose_token_cannot_be_signed_is_not_stored_and_ends_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = world.replica(max_per_user=1)
+    user_id = await world.add_user()
+    opened = await world.open(replica, user_id)
+    monkeypatch.setattr(Signer, "sign", unreachable)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await world.open(replica, user_id)
+    assert await world.active(user_id) == [opened.session_id]
+    assert len(await world.events("session.create")) == 1
 
 
 async def test_session_limit_ends_oldest_session(world: World) -> None:

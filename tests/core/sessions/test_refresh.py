@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.revocations.user_tokens import revoke_tokens
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.errors import Reason, ServiceError
 from authsvc.models.calls import ClientContext
@@ -56,6 +57,35 @@ async def test_refresh_returns_next_token_pair(world: World) -> None:
     (event,) = await world.events("session.refresh")
     assert (event["session_id"], event["user_id"]) == (first.session_id, first.user_id)
     assert str(event["ip"]) == CLIENT.ip
+
+
+async def test_often_refreshed_tokens_are_of_their_second_and_of_the_login(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    login = world.clock.now()
+    for _ in range(20):
+        world.clock.advance(0.3)
+        tokens = await replica.refresh(tokens.refresh_token)
+        claims = await replica.tokens.bearer(tokens.access_token)
+        assert claims.issue_time == world.clock.now().replace(microsecond=0)
+        assert claims.authentication_time == login
+
+
+async def test_tokens_refreshed_after_a_loss_get_no_further_ahead_of_the_time(
+    world: World,
+) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    async with world.database.transaction() as connection:
+        lost = await revoke_tokens(connection, tokens.user_id, world.clock.now())
+    for _ in range(5):
+        tokens = await replica.refresh(tokens.refresh_token)
+        claims = await replica.tokens.bearer(tokens.access_token)
+        assert claims.issue_time == lost.replace(microsecond=0) + SECOND
+    world.clock.advance(3 * SECOND)
+    tokens = await replica.refresh(tokens.refresh_token)
+    claims = await replica.tokens.bearer(tokens.access_token)
+    assert claims.issue_time == world.clock.now()
 
 
 async def test_refresh_extends_session_up_to_absolute_expiry(

@@ -8,6 +8,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from authsvc.app.build import open_parts
 from authsvc.config import CookieSettings, Settings
+from authsvc.core.signing.signer import Signer
 from authsvc.models.calls import Role
 from authsvc.rpc.access import ACCESS
 from authsvc.v1 import account_service_pb2 as account_pb
@@ -35,6 +36,7 @@ from tests.support.probe import (
 )
 from tests.support.provider import REDIRECT, LocalProvider
 from tests.support.service import Service, StartService, fields_of
+from tests.support.tokens import unreachable
 
 ADMIN = identity_of("admin")
 REASON = "case 4711: can't see the invoice"
@@ -270,6 +272,17 @@ async def test_disabled_and_unknown_users_are_not_impersonated(service: Service)
     nobody = "01900000-0000-7000-8000-000000000001"
     for each in (user_id, nobody):
         assert await outcome(impersonate(service, each)) == "USER_NOT_FOUND"
+
+
+async def test_no_session_is_left_when_its_token_cannot_be_signed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id = (await service.new_session()).user_id
+    with monkeypatch.context() as patched:
+        patched.setattr(Signer, "sign", unreachable)
+        assert await outcome(impersonate(service, user_id)) == "STORE_UNAVAILABLE"
+    request = ListSessionsRequest(user_id=user_id)
+    assert len((await service.sessions().ListSessions(request)).sessions) == 1
 
 
 @pytest.mark.parametrize("reason", ["", " ", "\t\n", "x" * 513, "a\0b"])

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from authsvc.config import Settings
+from authsvc.core.revocations import validity
 from authsvc.core.revocations.cursors import WatchCursor, write_watch_cursor
 from authsvc.store.log_reading import Position
 from authsvc.v1.admin_service_pb2 import RevokeSigningKeyRequest
@@ -97,6 +98,25 @@ async def test_new_watcher_is_sent_what_concerns_tokens_of_a_longer_lifetime_set
         await stream.complete()
         (revocation,) = stream.revocations
         assert revocation.session_id == session_id
+        expiry = revocation.expire_time.ToDatetime(UTC) - revocation.revoke_time.ToDatetime(UTC)
+        assert expiry > timedelta(days=5)
+
+
+async def test_revocation_matters_as_long_as_a_lifetime_says_that_the_replica_does_not_know_yet(
+    start_service: StartService, live_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validity, "_READ_SECONDS", 3_600.0)
+    before = await start_service(live_settings)
+    days = with_changes(live_settings, "tokens", access_lifetime=timedelta(days=5))
+    after = await start_service(days)
+    async with watching(before) as live:
+        await live.complete()
+        session_id = (await after.new_session()).session_id
+        await _revoke(after, session_id)
+        sent_at_once = await live.revoked(session_id)
+    async with watching(before) as late:
+        sent_later = await late.revoked(session_id)
+    for revocation in (sent_at_once, sent_later):
         expiry = revocation.expire_time.ToDatetime(UTC) - revocation.revoke_time.ToDatetime(UTC)
         assert expiry > timedelta(days=5)
 
