@@ -1,6 +1,7 @@
 """Owns the reading of /metrics of running replicas, by HTTP or HTTPS."""
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -140,6 +141,9 @@ async def scrape(
         raise ServerError(f"{replica.name} does not answer in time") from None
     except aiohttp.ClientConnectorError as error:
         cause = error.os_error.strerror or type(error.os_error).__name__
+        if isinstance(error.os_error, ConnectionError) and error.os_error.errno:
+            # asyncio's text names the address once more, and not the cause.
+            cause = os.strerror(error.os_error.errno)
         raise ServerError(f"{replica.name} can't be reached: {cause}") from None
     except (aiohttp.ClientError, OSError) as error:
         raise ServerError(f"{replica.name} does not answer: {type(error).__name__}") from None
