@@ -53,6 +53,20 @@ def test_no_query_hides_one_metric_behind_another(path: Path) -> None:
     assert [query for query in queries if " or " in query] == []
 
 
+async def test_each_abandoned_message_is_retried_in_kubernetes(tmp_path: Path) -> None:
+    """There, `authsvc` is a function whose kubectl reads standard input to the end."""
+    replica = """
+    authsvc() {
+        case "$2" in
+            list) echo '[{"message_id": "first"}, {"message_id": "second"}]' ;;
+            retry) cat >/dev/null; echo "$3" ;;
+        esac
+    }
+    """
+    [block] = [b for b in page("docs/runbooks/messages_abandoned.md").blocks("sh") if "while" in b]
+    assert await sh(replica + block, tmp_path) == "first\nsecond\n"
+
+
 @pytest.mark.world
 @pytest.mark.timeout(1_800)
 async def test_all_commands_of_all_runbooks_work(running: Application, tmp_path: Path) -> None:
