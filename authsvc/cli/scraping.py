@@ -24,6 +24,10 @@ _PLAIN = {"Accept-Encoding": "identity"}
 Labels = Mapping[str, str]
 
 
+class NobodyListensError(ServerError):
+    """There is no connection to a replica."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scrape:
     """The samples of one replica at a moment of this machine's monotonic clock."""
@@ -119,7 +123,10 @@ async def scrape(
     tls: ssl.SSLContext | None = None,
     seconds: float = 5.0,
 ) -> Scrape:
-    """Return the metrics of a replica; raises ServerError with the cause in a line."""
+    """Return the metrics of a replica; raises ServerError with the cause in a line.
+
+    It is a NobodyListensError if there is no connection at all.
+    """
     parts = urlsplit(replica.url)
     address = parts._replace(netloc=replica.name).geturl()
     try:
@@ -144,7 +151,7 @@ async def scrape(
         if isinstance(error.os_error, ConnectionError) and error.os_error.errno:
             # asyncio's text names the address once more, and not the cause.
             cause = os.strerror(error.os_error.errno)
-        raise ServerError(f"{replica.name} can't be reached: {cause}") from None
+        raise NobodyListensError(f"{replica.name} can't be reached: {cause}") from None
     except (aiohttp.ClientError, OSError) as error:
         raise ServerError(f"{replica.name} does not answer: {type(error).__name__}") from None
     except ValueError:
