@@ -128,7 +128,7 @@ def _check_ready(address: str, tls: ssl.SSLContext | None, timeout: float) -> No
     except (OSError, HTTPException, ValueError) as error:
         fail(f"{address} does not answer: {str(error) or type(error).__name__}")
     if answer.status != HTTPStatus.OK:
-        fail(f"{address} is not ready: {why}")
+        fail(f"{address} is not ready: {why.removeprefix('not ready: ')}")
 
 
 async def health_status(

@@ -1,6 +1,7 @@
 """Owns the reading of /metrics of running replicas, by HTTP or HTTPS."""
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -21,6 +22,10 @@ _MOST_REPLICAS = 256
 _PLAIN = {"Accept-Encoding": "identity"}
 
 Labels = Mapping[str, str]
+
+
+class NobodyListensError(ServerError):
+    """There is no connection to a replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,10 @@ async def scrape(
     tls: ssl.SSLContext | None = None,
     seconds: float = 5.0,
 ) -> Scrape:
-    """Return the metrics of a replica; raises ServerError with the cause in a line."""
+    """Return the metrics of a replica; raises ServerError with the cause in a line.
+
+    It is a NobodyListensError if there is no connection at all.
+    """
     parts = urlsplit(replica.url)
     address = parts._replace(netloc=replica.name).geturl()
     try:
@@ -140,7 +148,10 @@ async def scrape(
         raise ServerError(f"{replica.name} does not answer in time") from None
     except aiohttp.ClientConnectorError as error:
         cause = error.os_error.strerror or type(error.os_error).__name__
-        raise ServerError(f"{replica.name} can't be reached: {cause}") from None
+        if isinstance(error.os_error, ConnectionError) and error.os_error.errno:
+            # asyncio's text names the address once more, and not the cause.
+            cause = os.strerror(error.os_error.errno)
+        raise NobodyListensError(f"{replica.name} can't be reached: {cause}") from None
     except (aiohttp.ClientError, OSError) as error:
         raise ServerError(f"{replica.name} does not answer: {type(error).__name__}") from None
     except ValueError:

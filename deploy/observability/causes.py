@@ -106,8 +106,8 @@ def _load(times: Times) -> Sequence[Alert]:
             after=times("5m"),
             summary="Calls are shed",
             description=(
-                f"{_REPLICA} refuses {{{{ $value | humanize }}}} calls a second, as its"
-                " {{ $labels.what }} is full."
+                f"{_REPLICA} refuses {{{{ $value | humanize }}}} calls a second: it"
+                " has no room for more {{ $labels.what }}."
             ),
         ),
         Alert(

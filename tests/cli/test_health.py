@@ -157,7 +157,7 @@ def test_impossible_timeout_is_refused_in_one_line(timeout: str) -> None:
 )
 async def test_http_port_is_asked_without_a_certificate(status: int, expected: str) -> None:
     async def readyz(_request: web.Request) -> web.Response:
-        return web.Response(status=status, text="the database is away\n")
+        return web.Response(status=status, text="not ready: the database is away\n")
 
     site = web.Application()
     site.router.add_get("/readyz", readyz)

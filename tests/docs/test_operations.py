@@ -40,6 +40,14 @@ def test_row_of_sizing_table_is_what_the_command_says(row: re.Match[str]) -> Non
     )
 
 
+def test_only_programs_of_the_image_are_run_in_a_replica() -> None:
+    """It has no shell, and nothing else but Python."""
+    text = "\n".join(page.text for page in pages()).replace("\\\n", "")
+    programs = re.findall(r"\bkubectl [^`\n]*\bexec\b[^`\n]*? -- (\w+)", text)
+    assert len(programs) > 4
+    assert set(programs) == {"authsvc", "python"}
+
+
 def test_copies_of_pods_are_admitted_and_not_killed_by_a_probe() -> None:
     """Without a profile, kubectl keeps the liveness probe, which nobody answers in a copy."""
     text = "\n".join(page.text for page in pages()).replace("\\\n", "")

@@ -4,6 +4,7 @@ Those of an alert's runbook are tried in `tests/world/test_alerts.py`, while it 
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,27 @@ def test_runbook_says_what_it_means_and_what_to_do(path: Path) -> None:
     assert [
         line for line in runbook.text.splitlines() if line in {"## Look", "## Act", "## Afterwards"}
     ] == ["## Look", "## Act", "## Afterwards"]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.md")), ids=lambda path: path.stem)
+def test_no_query_hides_one_metric_behind_another(path: Path) -> None:
+    """What `or` has on its right is left out for each replica that its left has: name both."""
+    queries = re.findall(r"""promtool query instant "\$PROMETHEUS" '(.*)'""", path.read_text())
+    assert [query for query in queries if " or " in query] == []
+
+
+async def test_each_abandoned_message_is_retried_in_kubernetes(tmp_path: Path) -> None:
+    """There, `authsvc` is a function whose kubectl reads standard input to the end."""
+    replica = """
+    authsvc() {
+        case "$2" in
+            list) echo '[{"message_id": "first"}, {"message_id": "second"}]' ;;
+            retry) cat >/dev/null; echo "$3" ;;
+        esac
+    }
+    """
+    [block] = [b for b in page("docs/runbooks/messages_abandoned.md").blocks("sh") if "while" in b]
+    assert await sh(replica + block, tmp_path) == "first\nsecond\n"
 
 
 @pytest.mark.world

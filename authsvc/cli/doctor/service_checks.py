@@ -16,6 +16,7 @@ from authsvc.cli.doctor.findings import Finding, Skip, error, ok, warning
 from authsvc.cli.doctor.tls_checks import shake_hands
 from authsvc.cli.health import health_status
 from authsvc.cli.scraping import (
+    NobodyListensError,
     Replica,
     Scrape,
     client_tls,
@@ -95,7 +96,8 @@ async def _targets(deployment: Deployment) -> Sequence[str]:
     own = dialled(deployment.settings.grpc.address)
     try:
         await presented_certificate(own, _PATIENCE)
-    except ssl.SSLError:
+    except (ssl.SSLError, TimeoutError):
+        # Something listens there, even if it is frozen.
         return [own]
     except OSError as failure:
         cause = failure.strerror or type(failure).__name__
@@ -119,7 +121,9 @@ async def certificate(deployment: Deployment) -> Sequence[Finding]:
         try:
             presented = await presented_certificate(target, _PATIENCE)
         except OSError as failure:
-            found.append(error(f"{target}: {failure}", _UNREACHABLE))
+            said = str(failure)
+            text = said if said.startswith(target) else f"{target}: {said}"
+            found.append(error(text, _UNREACHABLE))
             continue
         if presented == expected:
             found.append(ok(f"{target} presents the certificate of tls.certificate_file"))
@@ -143,7 +147,7 @@ async def metrics(deployment: Deployment) -> Sequence[Finding]:
             try:
                 complaints = await _lasting_complaints(replica.name, read, deployment.settings)
             except ServerError as failure:
-                if not deployment.options.urls:
+                if isinstance(failure, NobodyListensError) and not deployment.options.urls:
                     raise Skip(f"no service runs here: {failure}; see --url") from None
                 found.append(error(str(failure), "start that replica, or look at its log"))
                 continue

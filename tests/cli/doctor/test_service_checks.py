@@ -186,6 +186,19 @@ async def test_replica_without_metrics_is_an_error_if_it_was_named(
     assert await levels("service.metrics", settings, urls=("ftp://x",)) == [Level.ERROR]
 
 
+async def test_service_that_listens_and_does_not_answer_is_an_error(
+    settings: Settings, unheard: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is frozen: the kernel takes its connections."""
+    monkeypatch.setattr(service_checks, "_PATIENCE", 0.2)
+    unheard.listen()
+    here = at(
+        with_changes(settings, "http", address=f"127.0.0.1:{port_of(unheard)}"), port_of(unheard)
+    )
+    assert "did not answer" in await only(Level.ERROR, "service.certificate", here)
+    assert "does not answer in time" in await only(Level.ERROR, "service.metrics", here)
+
+
 async def _is_well(settings: Settings, **options: Any) -> bool:
     """Return whether there are no complaints, but that a port was chosen after the start."""
     found = await examine("service.metrics", settings, **options)

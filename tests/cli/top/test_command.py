@@ -132,7 +132,7 @@ def test_replicas_that_cannot_be_read_end_with_code_1(
     result = command("top", "--once", "--json", "--interval", "2s", "--url", url)
     assert result.exit_code == 1
     [row] = json.loads(result.stdout)["replicas"]
-    assert "can't be reached" in row["problem"]
+    assert row["problem"] == "can't be reached: Connection refused"
 
 
 def run(*arguments: str) -> list[str]:
