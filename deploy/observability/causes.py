@@ -12,9 +12,14 @@ _PAGE, _TICKET = Severity.PAGE, Severity.TICKET
 _REPLICA = "{{ $labels.instance }}"
 
 
-def _happened(counter: str, time: str) -> str:
-    """Return whether a counter has increased; one that is younger than `time` began at 0."""
-    return f"increase({counter}[{time}]) > 0\nor ({counter} > 0 unless {counter} offset {time})"
+def _happened(counter: str, times: Times) -> str:
+    """Return whether a counter has increased; one that has just appeared began at 0.
+
+    One that was not there a while ago need not be new: a scrape may have failed.
+    """
+    time, day = times("15m"), times("1d")
+    known = f"max_over_time({counter}[{day}] offset {time})"
+    return f"increase({counter}[{time}]) > 0\nor ({counter} > 0 unless {known})"
 
 
 def _quantile(quantile: float, histogram: str, time: str) -> str:
@@ -266,7 +271,7 @@ def _users(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcMessagesAbandoned",
             severity=_TICKET,
-            expr=_happened('authsvc_messages_total{outcome="abandoned"}', times("15m")),
+            expr=_happened('authsvc_messages_total{outcome="abandoned"}', times),
             summary="Messages to users were given up",
             description=(
                 f"{_REPLICA} has given up messages on the channel {{{{ $labels.channel }}}}: users"
@@ -375,9 +380,7 @@ def _incidents(times: Times) -> Sequence[Alert]:
             Alert(
                 name="Authsvc" + name.value.title().replace("_", ""),
                 severity=severity,
-                expr=_happened(
-                    f'authsvc_detections_total{{detection="{name.value}"}}', times("15m")
-                ),
+                expr=_happened(f'authsvc_detections_total{{detection="{name.value}"}}', times),
                 summary=summary,
                 description=f"{description} `authsvc incident status` says more.",
             )

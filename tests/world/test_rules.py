@@ -152,6 +152,11 @@ CASES = (
         },
     ),
     Case(
+        "replicas that could not be scraped for a while, long after a detection",
+        {_detections("a"): "0x5 1x120 stale 1x60", _detections("b"): "1x60 _x30 1x97"},
+        {f"{minutes}m": [] for minutes in (70, 80, 95, 105, 107, 128, 141, 142, 143, 150)},
+    ),
+    Case(
         "certificates for an hour and for 90 days",
         {
             _certificate("short", "expire"): "3600x60 stale",
