@@ -205,21 +205,32 @@ def _database(times: Times) -> Sequence[Alert]:
     ]
 
 
-def _secrets(times: Times) -> Sequence[Alert]:
-    remaining = "authsvc_tls_certificate_expire_time_seconds - time()"
-    lifetime = (
-        "(authsvc_tls_certificate_expire_time_seconds - authsvc_tls_certificate_issue_time_seconds)"
+# The gRPC port's certificate, and that of the HTTP port, which verifiers of tokens need.
+_CERTIFICATES = ("authsvc_tls", "authsvc_http_tls")
+
+
+def _expires(part: float, days: int) -> str:
+    """Return which certificates have no more than this left: a part of their life, and days."""
+    each = (
+        f"{name}_certificate_expire_time_seconds - time() < clamp_max({part} *"
+        f" ({name}_certificate_expire_time_seconds - {name}_certificate_issue_time_seconds),"
+        f" {days} * 86400)"
+        for name in _CERTIFICATES
     )
+    return "\nor ".join(each)
+
+
+def _secrets(times: Times) -> Sequence[Alert]:
     return [
         *(
             Alert(
                 name="AuthsvcCertificateExpiring",
                 severity=severity,
-                expr=f"{remaining} < clamp_max({part} * {lifetime}, {days} * 86400)",
+                expr=_expires(part, days),
                 after=times("2m"),
                 summary="The server's certificate expires soon",
                 description=(
-                    f"The certificate of {_REPLICA} is valid for another"
+                    f"A certificate of {_REPLICA} is valid for another"
                     " {{ $value | humanizeDuration }}; whatever renews it has not."
                 ),
             )
@@ -228,7 +239,7 @@ def _secrets(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcCertificateReloadFailed",
             severity=_TICKET,
-            expr="authsvc_tls_reload_failed == 1",
+            expr="\nor ".join(f"{name}_reload_failed == 1" for name in _CERTIFICATES),
             after=times("5m"),
             summary="A renewed certificate can't be used",
             description=f"{_REPLICA} serves the certificate that it had before.",

@@ -80,8 +80,9 @@ def _detections(instance: str) -> str:
     )
 
 
-def _certificate(instance: str, what: str) -> str:
-    return f'authsvc_tls_certificate_{what}_time_seconds{{job="authsvc", instance="{instance}"}}'
+def _certificate(instance: str, what: str, port: str = "") -> str:
+    name = f"authsvc_{port}tls_certificate_{what}_time_seconds"
+    return f'{name}{{job="authsvc", instance="{instance}"}}'
 
 
 _BURN = "AuthsvcAvailabilityBudgetBurn"
@@ -171,6 +172,16 @@ CASES = (
             "1h20m": [],
             "1h35m": ["AuthsvcCertificateExpiring ticket 1"],
         },
+    ),
+    Case(
+        "the certificate of the HTTP port alone",
+        {
+            _certificate("a", "expire"): f"{90 * _DAY}x100",
+            _certificate("a", "issue"): "0x100",
+            _certificate("a", "expire", "http_"): "3600x100",
+            _certificate("a", "issue", "http_"): "0x100",
+        },
+        {"47m": [], "51m": ["AuthsvcCertificateExpiring ticket 1"]},
     ),
     Case(
         "no replica at all",
