@@ -7,7 +7,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from functools import partial
 
 import structlog
@@ -86,9 +85,9 @@ class Web:
         )
 
     @property
-    def certificate_expire_time(self) -> datetime | None:
-        """When the certificate that is served expires; None without TLS."""
-        return self._tls.expire_time if self._tls is not None else None
+    def tls(self) -> WebTls | None:
+        """The certificate that is served, if it is."""
+        return self._tls
 
     def set_ready(self, *, ready: bool, why: str = "") -> None:
         """Set whether /readyz returns 200; otherwise it says `why` not."""

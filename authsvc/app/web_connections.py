@@ -26,19 +26,23 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class WebTls:
-    """The certificate of the HTTP port, which expires at `expire_time`; clients may show one, too.
+    """The certificate of the HTTP port, valid from `issue_time` to `expire_time`.
+
+    Clients may show one, too. `problem` says why the files can't be used and earlier ones are
+    served, or is "".
 
     Raises:
         ServerError: On construction, the files are invalid; the message says why.
     """
 
     context: ssl.SSLContext
+    issue_time: datetime
     expire_time: datetime
 
     def __init__(self, settings: TlsSettings) -> None:
         self._files = (settings.certificate_file, settings.key_file, settings.client_ca_file)
         self._newest = settings.min_version == "1.3"
-        self._problem = ""
+        self.problem = ""
         self._load(_read(self._files))
 
     async def reload(self) -> None:
@@ -51,11 +55,11 @@ class WebTls:
             ):
                 self._load(contents)
                 log.info("certificates_reloaded")
-            self._problem = ""
+            self.problem = ""
         except ServerError as error:
-            if self._problem != str(error):
+            if self.problem != str(error):
                 log.error("certificates_not_reloaded", problem=str(error))  # noqa: TRY400 - a traceback adds nothing
-            self._problem = str(error)
+            self.problem = str(error)
 
     def _load(self, contents: list[bytes]) -> None:
         material = check_server(self._files, contents)
@@ -66,6 +70,7 @@ class WebTls:
         context.load_verify_locations(cadata=material.authorities_pem.decode())
         load_key(context, material)
         self.context, self._contents = context, contents
+        self.issue_time = material.leaf.not_valid_before_utc
         self.expire_time = material.leaf.not_valid_after_utc
 
 

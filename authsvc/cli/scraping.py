@@ -58,12 +58,22 @@ class Replica:
     host: str
 
 
+class _Labels(dict[str, str]):
+    """Labels of which each that is missing is empty, as for Prometheus; versions may differ."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
 def parse(text: str, at: float) -> Scrape:
     """Return the samples in Prometheus' text format; raises ValueError if it is none."""
     samples: dict[str, list[tuple[Labels, float]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            samples.setdefault(sample.name, []).append((sample.labels, sample.value))
+            labels = _Labels(sample.labels)
+            if sample.name.endswith("_bucket"):
+                float(labels["le"])
+            samples.setdefault(sample.name, []).append((labels, sample.value))
     return Scrape(at, samples)
 
 

@@ -117,6 +117,8 @@ class Telemetry:
         while True:
             try:
                 rejected = await self._senders[Signal.TRACES].send(body)
+                # Collectors may say anything.
+                rejected = min(max(rejected, 0), len(batch))
                 break
             except NotSent as failure:
                 if not failure.may_retry:

@@ -91,6 +91,11 @@ class Sender:
             if may_retry:
                 await self._reopen()
             raise NotSent(problem, may_retry=may_retry) from None
+        if answer is None:
+            # What grpc.aio returns for one that can't be parsed.
+            problem = "the answer can't be parsed"
+            self._failed(problem)
+            raise NotSent(problem, may_retry=False)
         rejected: int = getattr(answer.partial_success, rejected_items)
         if rejected:
             self._failed(f"rejected: {answer.partial_success.error_message}"[:_MAX_DETAILS])

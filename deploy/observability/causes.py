@@ -12,9 +12,14 @@ _PAGE, _TICKET = Severity.PAGE, Severity.TICKET
 _REPLICA = "{{ $labels.instance }}"
 
 
-def _happened(counter: str, time: str) -> str:
-    """Return whether a counter has increased; one that is younger than `time` began at 0."""
-    return f"increase({counter}[{time}]) > 0\nor ({counter} > 0 unless {counter} offset {time})"
+def _happened(counter: str, times: Times) -> str:
+    """Return whether a counter has increased; one that has just appeared began at 0.
+
+    One that was not there a while ago need not be new: a scrape may have failed.
+    """
+    time, day = times("15m"), times("1d")
+    known = f"max_over_time({counter}[{day}] offset {time})"
+    return f"increase({counter}[{time}]) > 0\nor ({counter} > 0 unless {known})"
 
 
 def _quantile(quantile: float, histogram: str, time: str) -> str:
@@ -206,21 +211,32 @@ def _database(times: Times) -> Sequence[Alert]:
     ]
 
 
-def _secrets(times: Times) -> Sequence[Alert]:
-    remaining = "authsvc_tls_certificate_expire_time_seconds - time()"
-    lifetime = (
-        "(authsvc_tls_certificate_expire_time_seconds - authsvc_tls_certificate_issue_time_seconds)"
+# The gRPC port's certificate, and that of the HTTP port, which verifiers of tokens need.
+_CERTIFICATES = ("authsvc_tls", "authsvc_http_tls")
+
+
+def _expires(part: float, days: int) -> str:
+    """Return which certificates have no more than this left: a part of their life, and days."""
+    each = (
+        f"{name}_certificate_expire_time_seconds - time() < clamp_max({part} *"
+        f" ({name}_certificate_expire_time_seconds - {name}_certificate_issue_time_seconds),"
+        f" {days} * 86400)"
+        for name in _CERTIFICATES
     )
+    return "\nor ".join(each)
+
+
+def _secrets(times: Times) -> Sequence[Alert]:
     return [
         *(
             Alert(
                 name="AuthsvcCertificateExpiring",
                 severity=severity,
-                expr=f"{remaining} < clamp_max({part} * {lifetime}, {days} * 86400)",
+                expr=_expires(part, days),
                 after=times("2m"),
                 summary="The server's certificate expires soon",
                 description=(
-                    f"The certificate of {_REPLICA} is valid for another"
+                    f"A certificate of {_REPLICA} is valid for another"
                     " {{ $value | humanizeDuration }}; whatever renews it has not."
                 ),
             )
@@ -229,7 +245,7 @@ def _secrets(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcCertificateReloadFailed",
             severity=_TICKET,
-            expr="authsvc_tls_reload_failed == 1",
+            expr="\nor ".join(f"{name}_reload_failed == 1" for name in _CERTIFICATES),
             after=times("5m"),
             summary="A renewed certificate can't be used",
             description=f"{_REPLICA} serves the certificate that it had before.",
@@ -272,7 +288,7 @@ def _users(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcMessagesAbandoned",
             severity=_TICKET,
-            expr=_happened('authsvc_messages_total{outcome="abandoned"}', times("15m")),
+            expr=_happened('authsvc_messages_total{outcome="abandoned"}', times),
             summary="Messages to users were given up",
             description=(
                 f"{_REPLICA} has given up messages on the channel {{{{ $labels.channel }}}}: users"
@@ -381,9 +397,7 @@ def _incidents(times: Times) -> Sequence[Alert]:
             Alert(
                 name="Authsvc" + name.value.title().replace("_", ""),
                 severity=severity,
-                expr=_happened(
-                    f'authsvc_detections_total{{detection="{name.value}"}}', times("15m")
-                ),
+                expr=_happened(f'authsvc_detections_total{{detection="{name.value}"}}', times),
                 summary=summary,
                 description=f"{description} `authsvc incident status` says more.",
             )

@@ -40,6 +40,8 @@ TABLE: Mapping[str, Metric[Any]] = {
 # Only with settings that the fixtures don't have.
 CONDITIONAL = {
     "authsvc_http_tls_certificate_expire_time_seconds",
+    "authsvc_http_tls_certificate_issue_time_seconds",
+    "authsvc_http_tls_reload_failed",
     "authsvc_breached_password_requests",
     "authsvc_breached_password_failures",
     "authsvc_breached_passwords_refused",

@@ -69,6 +69,10 @@ class Https:
         return context
 
 
+def _metric(service: Service, name: str) -> float | None:
+    return service.app.web._metrics.registry.get_sample_value(f"authsvc_http_tls_{name}")
+
+
 async def test_only_metrics_require_client_certificate(
     start_service: StartService,
     encrypted: Settings,
@@ -76,10 +80,13 @@ async def test_only_metrics_require_client_certificate(
     http: aiohttp.ClientSession,
 ) -> None:
     service = await start_service(encrypted)
-    expiry = service.app.web._metrics.registry.get_sample_value(
-        "authsvc_http_tls_certificate_expire_time_seconds"
+    leaf = service.app.server.certificate.served.leaf
+    assert (
+        _metric(service, "certificate_expire_time_seconds") == leaf.not_valid_after_utc.timestamp()
     )
-    assert expiry == service.app.server.certificate.served.leaf.not_valid_after_utc.timestamp()
+    assert (
+        _metric(service, "certificate_issue_time_seconds") == leaf.not_valid_before_utc.timestamp()
+    )
     get = Https(http, service, authority)
     for path in ("/livez", "/readyz", "/.well-known/jwks.json"):
         assert await get(path) == 200
@@ -142,9 +149,11 @@ async def test_changed_certificate_is_served_and_invalid_one_is_not(
         for _ in range(2):
             await service.app.web.reload_certificate()
     assert log.getvalue().count("certificates_not_reloaded") == 1
+    assert _metric(service, "reload_failed") == 1
     assert await served(service, get) == first
     write_files(files, authority.certificate, authority.server())
     await service.app.web.reload_certificate()
+    assert _metric(service, "reload_failed") == 0
     assert await served(service, get) != first
     assert await get("/livez") == 200
 

@@ -196,6 +196,48 @@ async def test_what_the_collector_rejects_is_counted(
     assert sending.value("spans_total", outcome="dropped") == 2
 
 
+async def test_number_that_can_not_be_is_not_counted(
+    start: Callable[..., Sending], collector: Collector
+) -> None:
+    collector.rejects = -7
+    sending = start(collector.settings(metrics=False))
+    sending.call(3)
+    await sending.until(lambda: sending.value("spans_total", outcome="sent") == 3)
+    assert sending.value("spans_total", outcome="dropped") == 0
+    collector.rejects = 2**62
+    sending.call()
+    await sending.until(lambda: sending.value("spans_total", outcome="dropped") == 1)
+    assert sending.value("spans_total", outcome="sent") == 3
+
+
+async def test_answer_that_can_not_be_parsed_does_not_end_the_sending(
+    start: Callable[..., Sending], lines: StringIO
+) -> None:
+    answers = [b"\xff", b""]
+
+    async def answer(_request: bytes, _context: Any) -> bytes:
+        return answers.pop(0)
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
+    service = "opentelemetry.proto.collector.trace.v1.TraceService"
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {"Export": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        sending = start(Collector(port=port).settings(metrics=False))
+        sending.call()
+        await sending.until(lambda: sending.value("spans_total", outcome="dropped") == 1)
+        sending.call()
+        await sending.until(lambda: sending.value("spans_total", outcome="sent") == 1)
+    finally:
+        await server.stop(None)
+    events = [event["event"] for event in logged(lines)]
+    assert events == ["telemetry_not_sent", "telemetry_sent_again"]
+
+
 async def test_end_sends_what_is_left(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,6 +339,9 @@ def test_lint_finds_nothing() -> None:
         ({"fullnameOverride": "Login"}, "Login can't be the name of a Service"),
         ({"fullnameOverride": "1-login"}, "1-login can't be the name of a Service"),
         ({"nameOverride": "größe"}, "at '/nameOverride'"),
+        ({"commonLabels": {"app.kubernetes.io/part-of": "shop"}}, "commonLabels: app.kubernetes"),
+        ({"commonLabels": {"helm.sh/chart": "shop"}}, "commonLabels: helm.sh/chart is a label"),
+        ({"podLabels": {"app.kubernetes.io/name": "shop"}}, "podLabels: app.kubernetes.io/name"),
         ({"spread": None}, "missing property 'spread'"),
         ({"networkPolicy": {"dns": {"ports": None}}}, "missing property 'ports'"),
         ({"livenessProbe": None}, "missing property 'livenessProbe'"),
@@ -413,6 +416,17 @@ def test_name_stays_a_text_whatever_yaml_takes_it_for() -> None:
     for each in render(_merged(EVERYTHING, names), release="true", namespace="123"):
         schemas.validate(each)
         assert each["metadata"].get("namespace", "123") in {"123", "shop", "grafana"}
+
+
+def test_label_of_pods_goes_before_that_of_all_objects() -> None:
+    made = render({"commonLabels": {"team": "a", "tier": "1"}, "podLabels": {"team": "b"}})
+    assert made.one("Service")["metadata"]["labels"].items() >= {"team": "a", "tier": "1"}.items()
+    pod = made.one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert pod.items() >= {"team": "b", "tier": "1"}.items()
+    # A key that is there twice is an error to some that read YAML.
+    values = ("--set", "commonLabels.team=a", "--set", "podLabels.team=b")
+    only = ("--show-only", "templates/deployment.yaml", "--kube-version", "1.33.0")
+    assert helm("template", RELEASE, CHART, *only, *values).count("team:") == 2
 
 
 def _own_keys(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -80,8 +80,9 @@ def _detections(instance: str) -> str:
     )
 
 
-def _certificate(instance: str, what: str) -> str:
-    return f'authsvc_tls_certificate_{what}_time_seconds{{job="authsvc", instance="{instance}"}}'
+def _certificate(instance: str, what: str, port: str = "") -> str:
+    name = f"authsvc_{port}tls_certificate_{what}_time_seconds"
+    return f'{name}{{job="authsvc", instance="{instance}"}}'
 
 
 def _process(instance: str) -> str:
@@ -160,6 +161,11 @@ CASES = (
         },
     ),
     Case(
+        "replicas that could not be scraped for a while, long after a detection",
+        {_detections("a"): "0x5 1x120 stale 1x60", _detections("b"): "1x60 _x30 1x97"},
+        {f"{minutes}m": [] for minutes in (70, 80, 95, 105, 107, 128, 141, 142, 143, 150)},
+    ),
+    Case(
         "certificates for an hour and for 90 days",
         {
             _certificate("short", "expire"): "3600x60 stale",
@@ -195,6 +201,16 @@ CASES = (
         "a container starts again and again in its pod, where no stop is planned",
         {_process("a"): "100x10 200x10 300x10 400x600", _planned("a"): "0x640"},
         {"25m": [], "40m": ["AuthsvcRestarting ticket 1"]},
+    ),
+    Case(
+        "the certificate of the HTTP port alone",
+        {
+            _certificate("a", "expire"): f"{90 * _DAY}x100",
+            _certificate("a", "issue"): "0x100",
+            _certificate("a", "expire", "http_"): "3600x100",
+            _certificate("a", "issue", "http_"): "0x100",
+        },
+        {"47m": [], "51m": ["AuthsvcCertificateExpiring ticket 1"]},
     ),
     Case(
         "no replica at all",

@@ -93,8 +93,23 @@ HTTP: Sequence[Metric[Running]] = (
         meaning="When the certificate of the HTTP port expires, in Unix time; only with"
         " `http.tls`.",
         worry="As for the certificate of the gRPC port.",
-        read=lambda running: (
-            time.timestamp() if (time := running.web.certificate_expire_time) else None
-        ),
+        read=lambda running: tls.expire_time.timestamp() if (tls := running.web.tls) else None,
+    ),
+    Metric(
+        name="authsvc_http_tls_certificate_issue_time_seconds",
+        kind=Kind.GAUGE,
+        fleet=Fleet.MIN,
+        meaning="When the certificate of the HTTP port was issued, in Unix time; only with"
+        " `http.tls`.",
+        read=lambda running: tls.issue_time.timestamp() if (tls := running.web.tls) else None,
+    ),
+    Metric(
+        name="authsvc_http_tls_reload_failed",
+        kind=Kind.GAUGE,
+        fleet=Fleet.MAX,
+        meaning="1 while the files of that certificate can't be used and earlier ones are served,"
+        " otherwise 0; only with `http.tls`.",
+        worry="As for the certificate of the gRPC port.",
+        read=lambda running: bool(tls.problem) if (tls := running.web.tls) else None,
     ),
 )

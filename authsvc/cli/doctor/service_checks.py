@@ -194,6 +194,10 @@ WRONG_IF_SET: Mapping[str, tuple[str, str]] = {
         "the certificate files can't be used, and earlier ones are served",
         "see tls.certificates; its log says why (certificates_not_reloaded)",
     ),
+    "authsvc_http_tls_reload_failed": (
+        "the certificate files of the HTTP port can't be used, and earlier ones are served",
+        "correct http.tls; its log says why (certificates_not_reloaded)",
+    ),
     "authsvc_migrations_pending": (
         "the database lacks migrations of this version",
         "run `authsvc migrate`",

@@ -125,6 +125,7 @@ BAD = [
     ("authsvc_ip_blocks_fresh 0", Level.WARNING, "blocked addresses are not read"),
     ("authsvc_database_up 0", Level.WARNING, "can't reach its database"),
     ("authsvc_tls_reload_failed 1", Level.WARNING, "earlier ones are served"),
+    ("authsvc_http_tls_reload_failed 1", Level.WARNING, "the certificate files of the HTTP port"),
     ('authsvc_settings_info{fingerprint="0"} 1', Level.WARNING, "other settings than these"),
     ("authsvc_revocation_read_age_seconds 7.5", Level.ERROR, "7.5 s ago"),
     ("authsvc_detections_age_seconds 900", Level.WARNING, "for incidents for 900 s"),

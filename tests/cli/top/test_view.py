@@ -139,6 +139,16 @@ def test_replica_without_newer_metrics_is_shown() -> None:
     assert "nothing at the moment" in text
 
 
+def test_replica_without_labels_that_are_expected_is_shown() -> None:
+    text = "authsvc_rpc_calls_total {}\nauthsvc_pool_connections {}\nauthsvc_logins_total {}\n"
+    before, after = (parse(text.format(n, n, n), at) for n, at in ((1, 0.0), (5, 2.0)))
+    [row] = snapshot([Observation("a", before, after)]).replicas
+    assert row.calls_per_second == 2
+    for bucket in ("m_bucket 1", 'm_bucket{le="x"} 1'):
+        with pytest.raises(ValueError, match="could not convert"):
+            parse(bucket, 0)
+
+
 @pytest.mark.parametrize(("width", "height"), [(30, 10), (40, 24), (80, 24), (149, 50), (200, 60)])
 def test_tables_keep_within_the_terminal(width: int, height: int) -> None:
     text = shown(observed("replica-with-a-long-name.example.com:8081"), width, height)
