@@ -13,6 +13,7 @@ from tests.world.api_server import ApiServer
 from tests.world.crds import CRDS
 from tests.world.helm import CHART, HelmError, Values
 from tests.world.test_chart import EVERYTHING
+from tests.world.tools import HELM, HELM_4
 
 # The server starts in half a minute, and is shared.
 pytestmark = [pytest.mark.world, pytest.mark.alone, pytest.mark.timeout(600)]
@@ -20,9 +21,11 @@ pytestmark = [pytest.mark.world, pytest.mark.alone, pytest.mark.timeout(600)]
 _JOB = "authsvc-migration"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with ApiServer(tmp_path_factory.mktemp("api-server")) as server:
+@pytest.fixture(scope="module", params=[HELM, HELM_4], ids=lambda program: program.name)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path_factory.mktemp("api-server"), request.param) as server:
         yield server
 
 
@@ -130,7 +133,9 @@ def test_release_takes_over_what_kustomize_has_made(server: ApiServer, namespace
         *("annotate", kinds, "meta.helm.sh/release-name=authsvc"),
         *(f"meta.helm.sh/release-namespace={namespace}", *where),
     )
-    _helm(server, namespace, {}, "--values", folder / "values.yaml")
+    # Helm 4 applies on the server, where the fields belong to kubectl until then.
+    force = () if server.program is HELM else ("--force-conflicts",)
+    _helm(server, namespace, {}, "--values", folder / "values.yaml", *force)
     found = server.get("deployment", "authsvc", namespace)
     assert found is not None
     assert found["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "authsvc"}
