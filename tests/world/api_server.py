@@ -16,10 +16,10 @@ from typing import Any, Self
 
 import yaml
 
-from tests.world.helm import HelmError
+from tests.world.helm import helm
 from tests.world.install import ETCD, KUBECTL
 from tests.world.place import WorldError
-from tests.world.tools import HELM, KUBE_APISERVER
+from tests.world.tools import HELM, KUBE_APISERVER, Tool
 
 # For the whole start, on a busy machine.
 _PATIENCE = 120.0
@@ -33,10 +33,13 @@ def _free_port() -> int:
 
 
 class ApiServer:
-    """The server while the context lasts; `kubectl` and `helm` are those of its administrator."""
+    """The server while the context lasts; `kubectl` and `helm`, of which `program` is one, are
+    those of its administrator.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Tool = HELM) -> None:
         self._folder = folder
+        self.program = program
         self._processes: list[subprocess.Popen[bytes]] = []
         self._config = folder / "kubeconfig"
 
@@ -124,16 +127,7 @@ class ApiServer:
 
     def helm(self, *arguments: str | Path, stdin: str = "") -> str:
         """Run Helm on this server; raises HelmError."""
-        done = subprocess.run(
-            [HELM.bin / "helm", "--kubeconfig", self._config, *arguments],
-            input=stdin,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise HelmError(done.stderr)
-        return done.stdout
+        return helm("--kubeconfig", self._config, *arguments, stdin=stdin, program=self.program)
 
     def end_job(self, name: str, namespace: str, outcome: str) -> "JobEnd":
         """Have the next Job of this name end as `outcome` says: Complete, or Failed."""

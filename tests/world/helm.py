@@ -10,7 +10,7 @@ import yaml
 from tests.support.documents import REPOSITORY
 from tests.world.place import WorldError
 from tests.world.schemas import VERSIONS
-from tests.world.tools import HELM
+from tests.world.tools import HELM, Tool
 
 CHART = REPOSITORY / "deploy" / "chart"
 PRODUCTION = CHART / "values-production.yaml"
@@ -52,12 +52,12 @@ class Rendered:
                 yield each["spec"]["template"]
 
 
-def helm(*arguments: str | Path, stdin: str = "") -> str:
+def helm(*arguments: str | Path, stdin: str = "", program: Tool = HELM) -> str:
     """Run Helm and return what it prints; raises HelmError."""
-    if not HELM.is_installed():
-        raise WorldError("helm is missing: run `python -m tests.world.install`")
+    if not program.is_installed():
+        raise WorldError(f"{program.name} is missing: run `python -m tests.world.install`")
     done = subprocess.run(
-        [HELM.bin / "helm", *arguments], input=stdin, check=False, capture_output=True, text=True
+        [program.bin / "helm", *arguments], input=stdin, check=False, capture_output=True, text=True
     )
     if done.returncode:
         raise HelmError(done.stderr)
@@ -71,6 +71,7 @@ def render(
     release: str = RELEASE,
     namespace: str = NAMESPACE,
     chart: Path = CHART,
+    program: Tool = HELM,
 ) -> Rendered:
     """Render the chart with files of values, and with `values` above them; raises HelmError."""
     given = [argument for file in files for argument in ("--values", file)]
@@ -78,5 +79,6 @@ def render(
         *("template", release, chart, "--namespace", namespace),
         *("--kube-version", f"{version}.0", *given, "--values", "-"),
         stdin=yaml.safe_dump(dict(values or {})),
+        program=program,
     )
     return Rendered([each for each in yaml.safe_load_all(text) if each])

@@ -34,6 +34,7 @@ from tests.world.helm import (
     helm,
     render,
 )
+from tests.world.tools import HELM, HELM_4, Tool
 
 pytestmark = pytest.mark.world
 
@@ -301,12 +302,25 @@ def test_whole_chart_matches_schemas(files: tuple[Path, ...], values: Values, ve
         schemas.validate(each, version)
 
 
-def test_lint_finds_nothing() -> None:
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_helm_4_renders_what_helm_3_does(switch: str) -> None:
+    values, _ = SWITCHES[switch]
+    assert render(values, program=HELM_4).all == render(values).all
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_helm_4_renders_production_as_helm_3_does(values: Values) -> None:
+    assert render(values, PRODUCTION, program=HELM_4).all == render(values, PRODUCTION).all
+
+
+@pytest.mark.parametrize("program", [HELM, HELM_4], ids=lambda each: each.name)
+def test_lint_finds_nothing(program: Tool) -> None:
     """It fills in NOTES.txt as well."""
     for values in ({}, EVERYTHING):
         text = helm(
             *("lint", "--strict", "--kube-version", "1.37.0", CHART, "--values", "-"),
             stdin=yaml.safe_dump(values),
+            program=program,
         )
         assert "[WARNING]" not in text
 
@@ -396,9 +410,10 @@ def test_lint_finds_nothing() -> None:
     ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_wrong_values_are_refused(values: Values, problem: str) -> None:
-    with pytest.raises(HelmError) as caught:
-        render(values)
-    assert problem in str(caught.value)
+    for program in (HELM, HELM_4):
+        with pytest.raises(HelmError) as caught:
+            render(values, program=program)
+        assert problem in str(caught.value)
 
 
 def test_name_stays_a_text_whatever_yaml_takes_it_for() -> None:

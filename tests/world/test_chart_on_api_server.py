@@ -1,6 +1,7 @@
 """The chart on a real API server: installed, upgraded, rolled back, and taken over."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.world.api_server import ApiServer
 from tests.world.crds import CRDS
 from tests.world.helm import CHART, HelmError, Values
 from tests.world.test_chart import EVERYTHING
+from tests.world.tools import HELM, HELM_4
 
 # The server starts in half a minute, and is shared.
 pytestmark = [pytest.mark.world, pytest.mark.alone, pytest.mark.timeout(600)]
@@ -19,9 +21,11 @@ pytestmark = [pytest.mark.world, pytest.mark.alone, pytest.mark.timeout(600)]
 _JOB = "authsvc-migration"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    with ApiServer(tmp_path_factory.mktemp("api-server")) as server:
+@pytest.fixture(scope="module", params=[HELM, HELM_4], ids=lambda program: program.name)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path_factory.mktemp("api-server"), request.param) as server:
         yield server
 
 
@@ -129,10 +133,76 @@ def test_release_takes_over_what_kustomize_has_made(server: ApiServer, namespace
         *("annotate", kinds, "meta.helm.sh/release-name=authsvc"),
         *(f"meta.helm.sh/release-namespace={namespace}", *where),
     )
-    _helm(server, namespace, {}, "--values", folder / "values.yaml")
+    # Helm 4 applies on the server, where the fields belong to kubectl until then.
+    force = () if server.program is HELM else ("--force-conflicts",)
+    _helm(server, namespace, {}, "--values", folder / "values.yaml", *force)
     found = server.get("deployment", "authsvc", namespace)
     assert found is not None
     assert found["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "authsvc"}
     # With values of any other kind: without any, Helm takes those from before.
     with pytest.raises(HelmError, match="field is immutable"):
         _upgrade(server, namespace, {"replicas": 3})
+
+
+def _debugging(path: str, namespace: str, pod: str) -> list[str]:
+    """Return the arguments of the one `kubectl debug` of a page, for this namespace and pod.
+
+    As no kubelet starts the container, nobody can attach to it.
+    """
+    text = (REPOSITORY / path).read_text().replace("\\\n", " ")
+    [line] = re.findall(r"^ *kubectl -n \S+ debug .*$", text, re.MULTILINE)
+    words = shlex.split(line.replace("…", "0" * 64))
+    assert words[:2] == ["kubectl", "-n"]
+    given = {words[2]: namespace, "$pod": pod}
+    return [
+        given.get(word, word) for word in words[1:] if word not in {"--attach", "--stdin", "--tty"}
+    ]
+
+
+def _running(server: ApiServer, namespace: str) -> str:
+    """Make a pod as the Deployment's controller would; return it as kubectl names it."""
+    _upgrade(server, namespace, {})
+    deployment = server.get("deployment", "authsvc", namespace)
+    assert deployment is not None
+    pod = deployment["spec"]["template"] | {"apiVersion": "v1", "kind": "Pod"}
+    pod["metadata"]["name"] = "authsvc-1"
+    where = ("--namespace", namespace)
+    server.kubectl("apply", *where, "--filename=-", stdin=yaml.safe_dump(pod))
+    labels = "--selector=app.kubernetes.io/name=authsvc"
+    return server.kubectl("get", "pod", *where, labels, "--output=name").strip()
+
+
+def test_shell_beside_the_service_is_admitted(server: ApiServer, namespace: str) -> None:
+    """As it is written in the page, and not without its profile."""
+    pod = _running(server, namespace)
+    arguments = _debugging("deploy/image/README.md", namespace, pod)
+    server.kubectl(*arguments)
+    found = server.get("pod", "authsvc-1", namespace)
+    assert found is not None
+    [container] = found["spec"]["ephemeralContainers"]
+    assert container["targetContainerName"] == "authsvc"
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    arguments = [word for word in arguments if not word.startswith("--profile")]
+    assert "violates PodSecurity" in server.refusal(*arguments)
+
+
+def test_upgrade_is_checked_by_a_copy_that_gets_no_calls(server: ApiServer, namespace: str) -> None:
+    pod = _running(server, namespace)
+    server.kubectl(*_debugging("docs/operations.md", namespace, pod))
+    found = server.get("pod", "upgrade-check", namespace)
+    assert found is not None
+    assert "labels" not in found["metadata"]
+    [container] = found["spec"]["containers"]
+    assert container["image"] == f"registry.example.com/authsvc@sha256:{'0' * 64}"
+    assert [*container.get("command", []), *container.get("args", [])] == [
+        "authsvc",
+        "upgrade",
+        "check",
+    ]
+    # It does not wait until it is ready, and has the settings of the pod.
+    assert "readinessProbe" not in container
+    original = server.get("pod", "authsvc-1", namespace)
+    assert original is not None
+    [serving] = original["spec"]["containers"]
+    assert container["env"] == serving["env"]
+    assert container["volumeMounts"] == serving["volumeMounts"]

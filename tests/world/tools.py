@@ -154,8 +154,9 @@ GO = _go("protoc-gen-go", "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 GO_GRPC = _go("protoc-gen-go-grpc", "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2")
 GRPCURL = _go("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4")
 KUBE_APISERVER = _kubernetes("kube-apiserver", "35.4")
-# Renders deploy/chart.
+# Render deploy/chart.
 HELM = _go("helm", "helm.sh/helm/v3/cmd/helm@v3.22.0")
+HELM_4 = _go("helm-4", "helm.sh/helm/v4/cmd/helm@v4.3.1")
 JAVA = _maven("protoc-gen-grpc-java", "io.grpc:protoc-gen-grpc-java:1.76.0")
 TYPESCRIPT = Tool(
     "typescript",
@@ -183,6 +184,6 @@ WEB = _runtime("python-web", *_CLIENT_NEEDS, "django==5.2.*", "fastapi>=0.115", 
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
     *(OLD_RUNTIME, NEW_RUNTIME, ENVOY, WEB, COLLECTOR, PATRONI),
-    HELM,
+    *(HELM, HELM_4),
     KUBE_APISERVER,
 )

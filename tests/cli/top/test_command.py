@@ -1,11 +1,13 @@
 """`authsvc top` reads replicas over real HTTP, and goes on when they are restarted."""
 
 import asyncio
+import io
 import json
 import os
 import pty
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from authsvc.cli import scraping
-from authsvc.cli.scraping import metrics_url, replicas
-from authsvc.cli.top.command import Watcher
-from authsvc.cli.top.snapshot import Snapshot
+from authsvc.cli.scraping import Scrape, metrics_url, parse, replicas
+from authsvc.cli.top.command import Watcher, _printer
+from authsvc.cli.top.snapshot import Observation, Snapshot, snapshot
+from authsvc.dev.workspace import Workspace
 from authsvc.errors import ServerError
 from authsvc.outbound.http import open_session
 from tests.cli.conftest import Command, plain
@@ -133,6 +137,109 @@ def test_replicas_that_cannot_be_read_end_with_code_1(
     assert result.exit_code == 1
     [row] = json.loads(result.stdout)["replicas"]
     assert row["problem"] == "can't be reached: Connection refused"
+
+
+async def test_replica_that_is_named_twice_counts_once() -> None:
+    async with metrics_server(text(100, 10)) as server, open_session() as http:
+        watcher = Watcher([f"{server.url}/metrics"] * 2, None)
+        await watcher.look(http)
+        server.text = text(110, 30)
+        found = await watcher.look(http)
+    assert (len(found.replicas), calls(found)) == (1, 2)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_numbers_that_json_does_not_have_are_null(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    shown = snapshot(
+        [
+            Observation(
+                "a:8081", None, parse("authsvc_revocation_read_age_seconds +Inf\n" + text(5, 1), 0)
+            )
+        ]
+    )
+    _printer(Console(file=io.StringIO()), as_json=as_json)(shown)
+    output = capsys.readouterr().out
+    if as_json:
+        found = json.loads(output, parse_constant=pytest.fail)
+        assert found["replicas"][0]["revocation_age_seconds"] is None
+        assert found["gauges"]["revocation_age_seconds"] is None
+    else:
+        # In a pipe, the whole view is printed, with room for all columns but those of wide ones.
+        assert "1 of 1 replicas, 0 calls/s" in output
+        assert "loop p99" in output
+        assert "in flight" in output
+        assert "revocations: read never ago" in output
+
+
+def test_pipe_gets_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    def many(count: int) -> Scrape:
+        lines = [
+            f'authsvc_rpc_calls_total{{method="/m/{number}",code="OK"}} {count}\n'
+            for number in range(100)
+        ]
+        return parse(f"authsvc_uptime_seconds {count}\n" + "".join(lines), count)
+
+    _printer(Console(file=io.StringIO()), as_json=False)(
+        snapshot([Observation("a:8081", many(1), many(2))])
+    )
+    output = capsys.readouterr().out
+    assert output.count("/m/") == 100
+    assert " more" not in output
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("down", [False, True])
+async def test_once_shows_what_happened_in_between(
+    tmp_path: Path, unheard: socket.socket, down: bool
+) -> None:
+    """One replica that is down does not make it fail."""
+    more = ["--url", f"http://127.0.0.1:{port_of(unheard)}"] if down else []
+    async with metrics_server(text(100, 10)) as server:
+        process = await asyncio.create_subprocess_exec(
+            *run("--once", "--json", "--url", server.url, *more),
+            stdout=subprocess.PIPE,
+            cwd=tmp_path,
+        )
+        assert process.stdout is not None
+        await server.until_asked()
+        server.text = text(110, 30)
+        found = json.loads(await process.stdout.readline())
+        assert await process.wait() == 0
+    assert found["methods"][0]["calls_per_second"] == 2
+    assert [bool(row["problem"]) for row in found["replicas"]] == [False, True][: 1 + down]
+
+
+@pytest.mark.world
+async def test_http_port_with_tls_is_read_with_the_client_that_is_named(
+    workspace: Workspace,
+) -> None:
+    """Without --url, the settings say where; a certificate that is named goes before theirs."""
+    folder = workspace.certificates
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=folder / "ca.crt")
+    tls.load_cert_chain(folder / "server.crt", folder / "server.key")
+    tls.verify_mode = ssl.CERT_REQUIRED
+    client = folder / "clients" / "app"
+    named = ("--ca", folder / "ca.crt", "--cert", f"{client}.crt", "--key", f"{client}.key")
+    async with metrics_server(text(100, 10), tls=tls) as server:
+        own = {
+            "AUTHSVC_DATABASE__URL": "postgresql://a@127.0.0.1/b",
+            "AUTHSVC_HTTP__ADDRESS": server.name,
+            "AUTHSVC_HTTP__TLS__CERTIFICATE_FILE": str(folder / "server.crt"),
+            "AUTHSVC_HTTP__TLS__KEY_FILE": str(folder / "server.key"),
+            "AUTHSVC_HTTP__TLS__CLIENT_CA_FILE": str(folder / "ca.crt"),
+        }
+        # The service's own is for servers only, so its HTTP port does not take it for a client's.
+        for arguments, code in ((named, 0), ((), 1)):
+            process = await asyncio.create_subprocess_exec(
+                *run("--once", "--json", *map(str, arguments)),
+                stdout=subprocess.PIPE,
+                env=os.environ | own,
+            )
+            output, _ = await process.communicate()
+            assert process.returncode == code, output
+            assert bool(json.loads(output)["replicas"][0]["problem"]) == bool(code)
 
 
 def run(*arguments: str) -> list[str]:

@@ -24,6 +24,7 @@ def test_rate_goes_by_the_clock_of_the_replica() -> None:
 
 def test_same_answer_again_is_no_increase() -> None:
     interval = Interval(scraped(10, uptime=100, calls=5), scraped(12, uptime=100, calls=5))
+    assert interval.seconds == 2
     assert rates([interval], "calls", lambda _: None) == {None: 0}
 
 
@@ -44,6 +45,12 @@ def test_counter_that_is_new_began_at_zero() -> None:
 def test_counter_that_decreases_without_a_restart_counts_for_nothing() -> None:
     interval = Interval(scraped(10, uptime=100, calls=9), scraped(12, uptime=102, calls=8))
     assert rates([interval], "calls", lambda _: None) == {None: 0}
+
+
+def test_labels_in_another_order_are_the_same() -> None:
+    before = parse('calls{method="a",code="x"} 2\n', 0)
+    after = parse('calls{code="x",method="a"} 4\n', 2)
+    assert rates([Interval(before, after)], "calls", lambda _: None) == {None: 1}
 
 
 def test_replicas_and_labels_are_summed_by_group() -> None:
