@@ -23,7 +23,7 @@ from authsvc.models.tokens import Claims
 from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers
 from authsvc.rpc.connections import Connections
-from authsvc.rpc.descriptors import half_close, stop_listening
+from authsvc.rpc.descriptors import half_close, is_connected, stop_listening
 from authsvc.rpc.health import Health
 from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
 from authsvc.rpc.load import Load
@@ -70,6 +70,10 @@ _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _SPARE_RPCS = 64
 # What the kernel and gRPC read of a connection in advance.
 _READ_BYTES = 131_072
+# How long a stopping server leaves connections to its clients, so that they read of it before a
+# call can meet the end of its connection.
+_NOTICE = 1.0
+_NOTICE_STEP = 0.05
 # How long calls that a drain cancelled may take to say so.
 _LAST_WORDS = 1.0
 
@@ -177,16 +181,24 @@ class Server:
     async def drain(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new calls, and give those in progress `grace` seconds.
 
-        A connection is closed as soon as no call is in progress on it. gRPC's own shutdown comes
-        last: it ends calls that it has received but not yet passed on as CANCELLED, and so it does
-        with those that are under way until clients have read that the server is shutting down.
+        For a second, connections are left to their clients: they close those over which a call was
+        refused. Then a connection is closed as soon as no call is in progress on it. gRPC's own
+        shutdown comes last: it ends calls that it has received but not yet passed on as CANCELLED,
+        and so it does with those that are under way until clients have read that the server is
+        shutting down.
         """
         self._health.end()
         local = self._unix_path or self.port
         stop_listening(local)
-        for patience in (grace, _LAST_WORDS):
+        self._load.refuse()
+        ends = asyncio.get_running_loop().time() + grace
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(_NOTICE, grace)):
+                while is_connected(local):  # noqa: ASYNC110 - the kernel reports no such event
+                    await asyncio.sleep(_NOTICE_STEP)
+        for latest in (ends, ends + _LAST_WORDS):
             with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout_at(latest):
                     async for peers in self._load.drain():
                         half_close(local, keep=peers)
             self._load.stop()

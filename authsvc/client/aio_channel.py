@@ -9,7 +9,12 @@ import grpc
 
 from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
 from authsvc.client.context import metadata_of_request
-from authsvc.client.errors import AuthsvcError, ClientClosed, ServiceUnavailable
+from authsvc.client.errors import (
+    AuthsvcError,
+    ClientClosed,
+    ServiceStopping,
+    ServiceUnavailable,
+)
 from authsvc.client.retries import Method, is_settled
 from authsvc.client.status import to_error
 
@@ -17,12 +22,13 @@ _CLOSED = "The client is closed."
 
 
 class AioConnections:
-    """A channel of gRPC, and how many calls use it."""
+    """A channel of gRPC, the certificate with which it connects, and how many calls use it."""
 
-    __slots__ = ("calls", "channel")
+    __slots__ = ("calls", "certificate", "channel")
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, certificate: bytes) -> None:
         self.channel = channel
+        self.certificate = certificate
         self.calls = 0
 
 
@@ -70,10 +76,20 @@ class AioChannel:
         if self._is_closed:
             raise ClientClosed(_CLOSED)
         if self._renewal.is_due() and self._renewal.certificates.reload():
-            self.reconnect()
+            self.reconnect(self._current)
         current = self._current = self._current or self._open()
         current.calls += 1
         return current
+
+    def certificate(self) -> bytes:
+        """Return the certificate with which a call that begins now is made, in PEM.
+
+        Raises:
+            ClientClosed: There are no more calls.
+        """
+        connections = self.acquire()
+        self.release(connections)
+        return connections.certificate
 
     def release(self, used: AioConnections) -> None:
         """End a call's use."""
@@ -82,12 +98,17 @@ class AioChannel:
             self._old.remove(used)
             self._close_in_background(used)
 
-    def reconnect(self) -> None:
-        """Let calls that begin from now on use new connections, and these end with their calls."""
-        former, self._current = self._current, None
-        if former and former.calls:
+    def reconnect(self, former: AioConnections | None) -> None:
+        """Let calls that begin from now on use new connections, and `former` end with its calls.
+
+        Does nothing if `former` has been replaced already.
+        """
+        if former is None or former is not self._current:
+            return
+        self._current = None
+        if former.calls:
             self._old.add(former)
-        elif former:
+        else:
             self._close_in_background(former)
 
     def _close_in_background(self, unused: AioConnections) -> None:
@@ -95,11 +116,16 @@ class AioChannel:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def to_error(self, failure: Any, *, repeatable: bool) -> AuthsvcError:
-        """Return the error that a failed call means."""
+    def to_error(
+        self, failure: Any, connections: AioConnections, *, repeatable: bool
+    ) -> AuthsvcError:
+        """Return the error that a failed call means, and leave a replica that stops."""
         error = to_error(failure, repeatable=repeatable)
         if isinstance(error, ServiceUnavailable):
             self._renewal.hasten()
+        if isinstance(error, ServiceStopping):
+            # gRPC would go on using the connection until it ends, together with what is under way.
+            self.reconnect(connections)
         return error
 
     async def close(self) -> None:
@@ -111,8 +137,9 @@ class AioChannel:
         await asyncio.gather(*self._closing)
 
     def _open(self) -> AioConnections:
-        credentials = self._renewal.certificates.credentials()
-        return AioConnections(grpc.aio.secure_channel(self._address, credentials, self._options))
+        credentials, certificate = self._renewal.certificates.credentials()
+        channel = grpc.aio.secure_channel(self._address, credentials, self._options)
+        return AioConnections(channel, certificate)
 
 
 class _Call:
@@ -192,7 +219,9 @@ class AioUnaryCall(_Call):
                 )
             return await rpc(request, timeout=deadline - monotonic(), metadata=metadata, **more)
         except grpc.aio.AioRpcError as failure:
-            error = channel.to_error(failure, repeatable=self._method.may_repeat(request))
+            error = channel.to_error(
+                failure, connections, repeatable=self._method.may_repeat(request)
+            )
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
@@ -235,16 +264,19 @@ class AioStreamCall(_Call):
         sent = (*metadata_of_request(), *metadata)
         call = self._on(connections)(request, timeout=timeout, metadata=sent, **more)
         call.add_done_callback(lambda _: channel.release(connections))
-        return AioStream(call, channel, repeatable=self._method.may_repeat(request))
+        return AioStream(call, channel, connections, repeatable=self._method.may_repeat(request))
 
 
 class AioStream:
     """The responses of a stream, as an asynchronous iterator."""
 
-    def __init__(self, call: Any, channel: AioChannel, *, repeatable: bool) -> None:
+    def __init__(
+        self, call: Any, channel: AioChannel, connections: AioConnections, *, repeatable: bool
+    ) -> None:
         self._call = call
         self._messages = call.__aiter__()
         self._channel = channel
+        self.connections = connections
         self._repeatable = repeatable
         self._ended = False
 
@@ -255,7 +287,7 @@ class AioStream:
         try:
             return await anext(self._messages)
         except grpc.aio.AioRpcError as failure:
-            error = self._channel.to_error(failure, repeatable=self._repeatable)
+            error = self._channel.to_error(failure, self.connections, repeatable=self._repeatable)
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from authsvc import __version__
 from authsvc.client import context
 from authsvc.client.certificates import Certificates
-from authsvc.client.errors import AuthsvcError, ServiceTimeout
+from authsvc.client.errors import AuthsvcError, ServiceStopping, ServiceTimeout
 from authsvc.client.retries import RetryBudget, is_transient, pause_before
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -58,11 +58,21 @@ class CallSettings:
     def pause_after(
         self, error: AuthsvcError, *, attempt: int, deadline: float, may_repeat: bool
     ) -> float | None:
-        """Return how many seconds to wait before another attempt, or None if there is none."""
-        if not may_repeat or not is_transient(error):
+        """Return how many seconds to wait before another attempt, or None if there is none.
+
+        Args:
+            error: How the last one failed.
+            attempt: Which one that was: 1 for the first.
+            deadline: When the call has to end.
+            may_repeat: Whether the call may be sent again although it may have taken effect.
+        """
+        if not (may_repeat or error.without_effect) or not is_transient(error):
             return None
-        self.budget.spend()
-        if attempt > self.retries or not self.budget.allows:
+        # A replica that stops refuses all calls at once, and the others are well.
+        is_elsewhere = isinstance(error, ServiceStopping) and error.without_effect
+        if not is_elsewhere:
+            self.budget.spend()
+        if attempt > self.retries or not (is_elsewhere or self.budget.allows):
             return None
         pause = pause_before(attempt, error)
         return pause if monotonic() + pause < deadline else None

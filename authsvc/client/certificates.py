@@ -46,10 +46,10 @@ class Certificates:
         self._contents = self._read()
         _check(self._paths, self._contents)
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Return credentials with what the files held when they were last good."""
+    def credentials(self) -> tuple[grpc.ChannelCredentials, bytes]:
+        """Return credentials with what the files held when they were last good, and the chain."""
         ca, cert, key = self._contents
-        return grpc.ssl_channel_credentials(ca, key, cert)
+        return grpc.ssl_channel_credentials(ca, key, cert), cert
 
     def reload(self) -> bool:
         """Read the files again if they have changed; return whether there are new credentials.

@@ -74,6 +74,8 @@ class AuthsvcError(Exception):
         request_id: The id under which authsvc logged the call; "" if the call did not reach it.
         is_retryable: Whether the same request may succeed later and can do no harm then: it is
             known not to have taken effect, or the RPC may be repeated.
+        without_effect: Whether it is certain that nothing of the call was done: it was refused
+            before it began, or was never sent.
         metadata: What belongs to the reason; error_reason.proto names the keys.
         fields: What is wrong with which field: pairs of a path and a description.
     """
@@ -83,6 +85,7 @@ class AuthsvcError(Exception):
     retry_after: timedelta | None
     request_id: str
     is_retryable: bool
+    without_effect: bool
     metadata: Mapping[str, str]
     fields: Sequence[tuple[str, str]]
 
@@ -94,6 +97,7 @@ class AuthsvcError(Exception):
         self.retry_after = None
         self.request_id = ""
         self.is_retryable = False
+        self.without_effect = False
         self.metadata = {}
         self.fields = ()
 
@@ -358,7 +362,10 @@ class ProviderUnavailable(AuthsvcError):
 
 
 class ServiceStopping(AuthsvcError):
-    """This replica is shutting down; a repeated call reaches another one."""
+    """This replica is shutting down; a repeated call reaches another one.
+
+    It has refused the call if `without_effect`, and otherwise cut it off.
+    """
 
     reason = "SERVICE_STOPPING"
     code = grpc.StatusCode.UNAVAILABLE

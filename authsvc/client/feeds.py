@@ -155,7 +155,7 @@ class AsyncFeed(_Feed):
                     async with asyncio.timeout(following.silent_at() - elapsed()):
                         response = await anext(stream)
                 except TimeoutError:
-                    self._client.channel.reconnect()
+                    self._client.channel.reconnect(stream.connections)
                     break
                 is_good = self._receive(response)
         except StopAsyncIteration:
@@ -243,14 +243,15 @@ class Feed(_Feed):
         try:
             self._is_silent = False
             request = self.following.open(elapsed())
-            self._stream = stream = self._client.sessions.WatchRevocations(request)
+            stream: Any = self._client.sessions.WatchRevocations(request)
+            self._stream = stream
             if self._closed.is_set():
                 self._cancel()
             for response in stream:
                 if not self._receive(response):
                     break
             if self._is_silent:
-                self._client.channel.reconnect()
+                self._client.channel.reconnect(stream.connections)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next stream may be better
             failure = error
         self._cancel()

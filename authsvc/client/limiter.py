@@ -30,7 +30,7 @@ class AsyncRateLimiter:
 
         Raises:
             AuthsvcError: The policy is unknown, the key or the cost is invalid, or the call failed:
-                it is never repeated, as it may have been charged.
+                it is repeated only if nothing was charged (`without_effect`).
         """
         return await self.check_all([Charge(policy=policy, key=key, cost=cost)])
 
@@ -64,7 +64,7 @@ class RateLimiter:
 
         Raises:
             AuthsvcError: The policy is unknown, the key or the cost is invalid, or the call failed:
-                it is never repeated, as it may have been charged.
+                it is repeated only if nothing was charged (`without_effect`).
         """
         return self.check_all([Charge(policy=policy, key=key, cost=cost)])
 

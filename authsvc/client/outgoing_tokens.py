@@ -8,16 +8,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Collection
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
+from authsvc.client.aio_channel import AioChannel
 from authsvc.client.connection import AsyncClient, Client
-from authsvc.client.errors import AuthsvcError
+from authsvc.client.errors import AuthsvcError, ClientClosed
 from authsvc.client.guards.current import current_token
 from authsvc.client.jitter import JITTER
+from authsvc.client.sync_channel import SyncChannel
 from authsvc.v1.auth_service_pb2 import ExchangeTokenRequest, IssueServiceTokenRequest
 
 _log = logging.getLogger("authsvc.client")
@@ -66,18 +69,35 @@ def _times_of(token: str) -> tuple[float, float]:
 class _ServiceTokens:
     """What both kinds of service tokens have in common."""
 
-    def __init__(self, audience: str, scopes: Collection[str]) -> None:
+    def __init__(
+        self, channel: AioChannel | SyncChannel, audience: str, scopes: Collection[str]
+    ) -> None:
+        self._channel = channel
         self._request = IssueServiceTokenRequest(audience=audience, scopes=scopes)
         self._held: _Held | None = None
+        self._bound_to = b""
         self._next_attempt = 0.0
 
     def _usable(self) -> _Held | None:
         held = self._held
         return held if held is not None and time.monotonic() < held.end_time else None
 
-    def _is_renewal_due(self, held: _Held) -> bool:
+    def _is_renewal_due(self, held: _Held, certificate: bytes) -> bool:
         now = time.monotonic()
-        return now >= held.renew_time and now >= self._next_attempt
+        is_due = now >= held.renew_time or certificate != self._bound_to
+        return is_due and now >= self._next_attempt
+
+    def _certificate(self) -> bytes:
+        """Return the certificate with which a token would be requested now."""
+        try:
+            return self._channel.certificate()
+        except ClientClosed:
+            return self._bound_to
+
+    def _hold(self, token: str, certificate: bytes) -> _Held:
+        """Hold a token that was requested when this was the certificate."""
+        self._held, self._bound_to = _Held.new(token), certificate
+        return self._held
 
     def _renewal_failed(self, error: AuthsvcError) -> None:
         pause = _RENEWAL_PAUSE * JITTER.uniform(0.5, 1.5)
@@ -89,7 +109,8 @@ class AsyncServiceTokenCredentials(_ServiceTokens):
     """Holds a token of this service itself, and renews it in time.
 
     However many calls need it at once, it is requested once. It is renewed in the background after
-    70 to 80 % of its life; while authsvc is away, it is used until it expires.
+    70 to 80 % of its life, and before it is used again when the certificate of the client has
+    changed; while authsvc is away, it is used until it expires.
 
     Args:
         client: The connection to authsvc. The token is bound to its certificate, with which the
@@ -99,7 +120,7 @@ class AsyncServiceTokenCredentials(_ServiceTokens):
     """
 
     def __init__(self, client: AsyncClient, audience: str, scopes: Collection[str] = ()) -> None:
-        super().__init__(audience, scopes)
+        super().__init__(client.channel, audience, scopes)
         self._client = client
         self._renewal: asyncio.Task[_Held] | None = None
 
@@ -112,8 +133,12 @@ class AsyncServiceTokenCredentials(_ServiceTokens):
         held = self._usable()
         if held is None:
             return (await asyncio.shield(self._renew())).token
-        if self._is_renewal_due(held):
-            self._renew()
+        certificate = self._certificate()
+        if self._is_renewal_due(held, certificate):
+            renewal = self._renew()
+            if certificate != self._bound_to:
+                with suppress(AuthsvcError):
+                    return (await asyncio.shield(renewal)).token
         return held.token
 
     def _renew(self) -> "asyncio.Task[_Held]":
@@ -125,13 +150,14 @@ class AsyncServiceTokenCredentials(_ServiceTokens):
         return self._renewal
 
     async def _request_token(self) -> _Held:
+        # Of before the request: if it changes meanwhile, the token is renewed once too often.
+        certificate = self._certificate()
         try:
             response = await self._client.auth.IssueServiceToken(self._request)
         except AuthsvcError as error:
             self._renewal_failed(error)
             raise
-        self._held = held = _Held.new(response.access_token)
-        return held
+        return self._hold(response.access_token, certificate)
 
 
 class ServiceTokenCredentials(_ServiceTokens, grpc.AuthMetadataPlugin):
@@ -141,7 +167,7 @@ class ServiceTokenCredentials(_ServiceTokens, grpc.AuthMetadataPlugin):
     """
 
     def __init__(self, client: Client, audience: str, scopes: Collection[str] = ()) -> None:
-        super().__init__(audience, scopes)
+        super().__init__(client.channel, audience, scopes)
         self._client = client
         self._renewing = threading.Lock()
 
@@ -155,7 +181,10 @@ class ServiceTokenCredentials(_ServiceTokens, grpc.AuthMetadataPlugin):
         if held is None:
             with self._renewing:
                 return (self._usable() or self._request_token()).token
-        if self._is_renewal_due(held) and self._renewing.acquire(blocking=False):
+        certificate = self._certificate()
+        if certificate != self._bound_to:
+            return self._rebound(certificate)
+        if self._is_renewal_due(held, certificate) and self._renewing.acquire(blocking=False):
             threading.Thread(target=self._renew, daemon=True).start()
         return held.token
 
@@ -172,6 +201,18 @@ class ServiceTokenCredentials(_ServiceTokens, grpc.AuthMetadataPlugin):
         else:
             callback(metadata, None)
 
+    def _rebound(self, certificate: bytes) -> str:
+        """Return a token for a new certificate, or the former one while authsvc is away."""
+        with self._renewing:
+            held = self._usable()
+            if held is None or self._is_renewal_due(held, certificate):
+                try:
+                    held = Context().run(self._request_token)
+                except AuthsvcError:
+                    if held is None:
+                        raise
+            return held.token
+
     def _renew(self) -> None:
         try:
             Context().run(self._request_token)
@@ -181,13 +222,13 @@ class ServiceTokenCredentials(_ServiceTokens, grpc.AuthMetadataPlugin):
             self._renewing.release()
 
     def _request_token(self) -> _Held:
+        certificate = self._certificate()  # of before the request, as above
         try:
             response = self._client.auth.IssueServiceToken(self._request)
         except AuthsvcError as error:
             self._renewal_failed(error)
             raise
-        self._held = held = _Held.new(response.access_token)
-        return held
+        return self._hold(response.access_token, certificate)
 
 
 class _Exchanged:

@@ -35,6 +35,12 @@ _NOT_ACCEPTED = {
     "is not in peer certificate": _OTHER_NAME,  # of older versions
     "WRONG_VERSION_NUMBER": "What answers at the address of authsvc does not speak TLS",
 }
+# What gRPC says of a call that it could not send, as there is no connection.
+_NOT_SENT = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "errors resolving ",
+)
 # It may also be stopping: nothing tells.
 _CLOSED_EARLY = re.compile(r"last error: .*(Socket closed|Connection reset)")
 _PERHAPS = "It is not there, or refuses the certificate of this client"
@@ -62,8 +68,18 @@ def to_error(failure: Any, *, repeatable: bool) -> AuthsvcError:
         error.retry_after = timedelta(
             seconds=retry.retry_delay.seconds, microseconds=retry.retry_delay.nanos // 1_000
         )
+    error.without_effect = (
+        error.metadata.get("effect") == "none"
+        if error.reason
+        else not trailers and _is_unsent(error, message)
+    )
     error.is_retryable = _is_retryable(error, repeatable=repeatable)
     return error
+
+
+def _is_unsent(error: AuthsvcError, message: str) -> bool:
+    """Return whether gRPC found no connection to send the call over, and may find one later."""
+    return type(error) is ServiceUnavailable and message.startswith(_NOT_SENT)
 
 
 def _read(packed: bytes, *details: Message) -> None:
@@ -95,8 +111,13 @@ def _new_error(code: grpc.StatusCode, info: ErrorInfo, message: str) -> AuthsvcE
 
 
 def _is_retryable(error: AuthsvcError, *, repeatable: bool) -> bool:
+    if error.without_effect:
+        return True
     match error:
-        case Overloaded() | TooManyAttempts():
+        case Overloaded():
+            # Refused before it took effect, unless authsvc says that it was cut off.
+            return repeatable or "effect" not in error.metadata
+        case TooManyAttempts():
             return True  # refused before it took effect
         case IpBlocked():
             return error.retry_after is not None

@@ -11,7 +11,12 @@ import grpc
 
 from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
 from authsvc.client.context import metadata_of_request
-from authsvc.client.errors import AuthsvcError, ClientClosed, ServiceUnavailable
+from authsvc.client.errors import (
+    AuthsvcError,
+    ClientClosed,
+    ServiceStopping,
+    ServiceUnavailable,
+)
 from authsvc.client.retries import Method, is_settled
 from authsvc.client.status import to_error
 
@@ -19,12 +24,13 @@ _CLOSED = "The client is closed."
 
 
 class SyncConnections:
-    """A channel of gRPC, and how many calls use it."""
+    """A channel of gRPC, the certificate with which it connects, and how many calls use it."""
 
-    __slots__ = ("calls", "channel")
+    __slots__ = ("calls", "certificate", "channel")
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, certificate: bytes) -> None:
         self.channel = channel
+        self.certificate = certificate
         self.calls = 0
 
 
@@ -68,13 +74,23 @@ class SyncChannel:
             is_due = self._renewal.is_due()
         # One thread looks; the others go on with what there is.
         if is_due and self._renewal.certificates.reload():
-            self.reconnect()
+            self.reconnect(self._current)
         with self._lock:
             if self._is_closed:
                 raise ClientClosed(_CLOSED)
             current = self._current = self._current or self._open()
             current.calls += 1
         return current
+
+    def certificate(self) -> bytes:
+        """Return the certificate with which a call that begins now is made, in PEM.
+
+        Raises:
+            ClientClosed: There are no more calls.
+        """
+        connections = self.acquire()
+        self.release(connections)
+        return connections.certificate
 
     def release(self, used: SyncConnections) -> None:
         """End a call's use."""
@@ -86,23 +102,31 @@ class SyncChannel:
         if is_last:
             used.channel.close()
 
-    def reconnect(self) -> None:
-        """Let calls that begin from now on use new connections, and these end with their calls."""
-        with self._lock:
-            former, self._current = self._current, None
-            if former is not None:
-                self._old.add(former)
-                former.calls += 1
-        if former is not None:
-            self.release(former)
+    def reconnect(self, former: SyncConnections | None) -> None:
+        """Let calls that begin from now on use new connections, and `former` end with its calls.
 
-    def to_error(self, failure: Any, *, repeatable: bool) -> AuthsvcError:
-        """Return the error that a failed call means."""
+        Does nothing if `former` has been replaced already.
+        """
+        with self._lock:
+            if former is None or former is not self._current:
+                return
+            self._current = None
+            self._old.add(former)
+            former.calls += 1
+        self.release(former)
+
+    def to_error(
+        self, failure: Any, connections: SyncConnections, *, repeatable: bool
+    ) -> AuthsvcError:
+        """Return the error that a failed call means, and leave a replica that stops."""
         if self._is_closed and failure.code() is grpc.StatusCode.CANCELLED:
             return ClientClosed(_CLOSED)
         error = to_error(failure, repeatable=repeatable)
         if isinstance(error, ServiceUnavailable):
             self._renewal.hasten()
+        if isinstance(error, ServiceStopping):
+            # gRPC would go on using the connection until it ends, together with what is under way.
+            self.reconnect(connections)
         return error
 
     def close(self) -> None:
@@ -114,8 +138,9 @@ class SyncChannel:
             each.channel.close()
 
     def _open(self) -> SyncConnections:
-        credentials = self._renewal.certificates.credentials()
-        return SyncConnections(grpc.secure_channel(self._address, credentials, self._options))
+        credentials, certificate = self._renewal.certificates.credentials()
+        channel = grpc.secure_channel(self._address, credentials, self._options)
+        return SyncConnections(channel, certificate)
 
 
 class _Call:
@@ -194,7 +219,9 @@ class SyncUnaryCall(_Call):
                 )
             return rpc(request, timeout=deadline - monotonic(), metadata=metadata, **more)
         except grpc.RpcError as failure:
-            error = channel.to_error(failure, repeatable=self._method.may_repeat(request))
+            error = channel.to_error(
+                failure, connections, repeatable=self._method.may_repeat(request)
+            )
         finally:
             channel.release(connections)
         raise error from None
@@ -239,15 +266,18 @@ class SyncStreamCall(_Call):
         call = self._on(connections)(request, timeout=timeout, metadata=sent, **more)
         if not call.add_callback(lambda: channel.release(connections)):
             channel.release(connections)  # it has ended already
-        return SyncStream(call, channel, repeatable=self._method.may_repeat(request))
+        return SyncStream(call, channel, connections, repeatable=self._method.may_repeat(request))
 
 
 class SyncStream:
     """The responses of a stream, as an iterator."""
 
-    def __init__(self, call: Any, channel: SyncChannel, *, repeatable: bool) -> None:
+    def __init__(
+        self, call: Any, channel: SyncChannel, connections: SyncConnections, *, repeatable: bool
+    ) -> None:
         self._call = call
         self._channel = channel
+        self.connections = connections
         self._repeatable = repeatable
         self._ended = False
 
@@ -260,7 +290,7 @@ class SyncStream:
         except grpc.RpcError as failure:
             if self._ended:
                 raise StopIteration from None
-            error = self._channel.to_error(failure, repeatable=self._repeatable)
+            error = self._channel.to_error(failure, self.connections, repeatable=self._repeatable)
         raise error from None
 
     def cancel(self) -> None:

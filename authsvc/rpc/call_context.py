@@ -31,6 +31,7 @@ _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 class CallContext:
     """What is known about a call: at first its metadata, then what the interceptor adds.
 
+    `begun` says whether its handler was called: if not, nothing of it was done.
     `key` says whose bounds the call counts against, and `endless`, `expiry`, `places`, `pool`,
     `servicer` and `write_expiry` belong to `InFlight`. `span` is None unless the call is traced;
     `trace_headers` are believed only of callers with a role.
@@ -38,6 +39,7 @@ class CallContext:
 
     __slots__ = (
         "authorizations",
+        "begun",
         "caller",
         "claims",
         "endless",
@@ -60,6 +62,7 @@ class CallContext:
         self.started = perf_counter()
         self.request_id = ""
         self.authorizations: list[str] = []
+        self.begun = False
         self.caller = _NOBODY
         self.claims: Claims | None = None
         self.key = ""

@@ -38,6 +38,18 @@ def half_close(local: int | str, keep: Collection[str] = ()) -> None:
     _for_each(local, close)
 
 
+def is_connected(local: int | str) -> bool:
+    """Return whether there are connections to `local`."""
+    peers: list[str] = []
+
+    def note(found: socket.socket) -> None:
+        if not listens(found):
+            peers.append(peer_of(found))
+
+    _for_each(local, note)
+    return bool(peers)
+
+
 def listens(found: socket.socket) -> bool:
     """Return whether a socket accepts connections, rather than being one."""
     return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

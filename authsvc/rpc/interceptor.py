@@ -35,7 +35,7 @@ from authsvc.rpc.callers import Callers, rejected
 from authsvc.rpc.connections import Connections
 from authsvc.rpc.convert import client_ip
 from authsvc.rpc.load import WRITE_SECONDS, Load
-from authsvc.rpc.status import CODES, to_status
+from authsvc.rpc.status import CODES, Effect, to_status
 from authsvc.tracing import Span, SpanKind, Tracer
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class _RpcPipeline:
         call = CALL.get()
         try:
             request = await self._enter(call, messages, context)
+            call.begun = True
             try:
                 answer = await self._handle(request, context)
             except TooManyAttempts as refusal:
@@ -167,6 +168,7 @@ class _RpcPipeline:
         call = CALL.get()
         try:
             request = await self._enter(call, messages, context)
+            call.begun = True
             async with aclosing(self._handle(request, context)) as responses:
                 async for response in responses:
                     # What many streams are sent has been serialized for all of them.
@@ -243,7 +245,8 @@ class _RpcPipeline:
 
     async def _fail(self, error: BaseException, call: CallContext, context: "Context") -> NoReturn:
         """Report a failure to the caller, the metrics and the log; always raise."""
-        error = self._deps.load.leave(call) or error
+        cut_off = self._deps.load.leave(call)
+        error = cut_off or error
         seconds = perf_counter() - call.started
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             code = _code_of_ended(error, context)
@@ -263,7 +266,8 @@ class _RpcPipeline:
         self._log.failed(call, error, reported, seconds)
         if call.span is not None:
             self._end_span(call.span, code.name, reported.reason.value, seconds)
-        status = to_status(reported, call.request_id)
+        effect = Effect.NONE if not call.begun else Effect.UNKNOWN if cut_off else None
+        status = to_status(reported, call.request_id, effect)
         trailers = (
             ("x-request-id", call.request_id),
             ("grpc-status-details-bin", status.SerializeToString()),

@@ -224,16 +224,19 @@ class Load:
             return Overloaded("The responses are read too slowly.", what=Resource.STREAMS)
         return ServiceStopping() if self.stopping else StoreUnavailable("The call took too long.")
 
-    async def drain(self) -> AsyncIterator[Collection[str]]:
-        """Refuse further calls, and yield the peers of those in progress until none is.
+    def refuse(self) -> None:
+        """Refuse further calls, and end endless streams.
 
-        Endless streams are ended at once. Health checks are still answered, but those without a
-        message delay the end by no more than a second, and so does whatever a stranger calls.
+        Health checks are still answered, but those without a message delay the end by no more than
+        a second, and so does whatever a stranger calls.
         """
         self.stopping = True
         self.calls.end_endless()
         for pool in (self.probes, self.strangers):
             pool.hurry(_PROBE_SECONDS)
+
+    async def drain(self) -> AsyncIterator[Collection[str]]:
+        """Yield the peers of the calls in progress until there is none."""
         waiting = {
             task: call.peer()
             for pool in (self.calls, self.probes, self.strangers)

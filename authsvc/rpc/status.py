@@ -1,6 +1,7 @@
 """Owns the gRPC status of errors: the code for each reason, and the error details."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from types import MappingProxyType
 
 from google.protobuf.duration_pb2 import Duration
@@ -78,21 +79,34 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
 )
 
 _RETRY_SECONDS = 1.0
+# Those for which a client has to know whether it may send the call again.
+_TRANSIENT = (Overloaded, StoreUnavailable, ServiceStopping)
 
 
-def to_status(error: ServiceError, request_id: str) -> Status:
+class Effect(StrEnum):
+    """What a call that failed has done, as the metadata of its error say.
+
+    `NONE`: it was refused before it began. `UNKNOWN`: it was running, and was cut off.
+    """
+
+    NONE = "none"
+    UNKNOWN = "unknown"
+
+
+def to_status(error: ServiceError, request_id: str, effect: Effect | None = None) -> Status:
     """Return the google.rpc.Status for `error`, with its details (AIP-193)."""
     code: int = CODES[error.reason].value[0]
     status = Status(code=code, message=error.message)
-    for detail in _details(error, request_id):
+    metadata = dict(error.metadata)
+    if effect is not None and isinstance(error, _TRANSIENT):
+        metadata["effect"] = effect
+    for detail in _details(error, metadata, request_id):
         status.details.add().Pack(detail)
     return status
 
 
-def _details(error: ServiceError, request_id: str) -> list[Message]:
-    details: list[Message] = [
-        ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
-    ]
+def _details(error: ServiceError, metadata: Mapping[str, str], request_id: str) -> list[Message]:
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     match error:
         case FieldInvalid():
             details.append(

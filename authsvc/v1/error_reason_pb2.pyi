@@ -91,11 +91,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED. The service is shedding load: a bounded queue is full.
-    Detail: google.rpc.RetryInfo. Retry with backoff.
+    Detail: google.rpc.RetryInfo. Metadata: `effect`, if known. Retry with
+    backoff, but if `effect` is "unknown" only what may be repeated.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 15
     """UNAVAILABLE. The database did not answer in time; the call may or may not
-    have taken effect. Detail: google.rpc.RetryInfo. Retry with backoff.
+    have taken effect, unless the metadata `effect` is "none". Detail:
+    google.rpc.RetryInfo. Retry with backoff.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
     """INTERNAL. A fault in the service; its log has the cause under the request
@@ -152,9 +154,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     after the delay. A new password may be sent again then.
     """
     ERROR_REASON_SERVICE_STOPPING: _ErrorReason.ValueType  # 29
-    """UNAVAILABLE. This replica is shutting down; the call did not take effect,
-    unless it was already running. Detail: google.rpc.RetryInfo. Retry on
-    another connection, which reaches another replica.
+    """UNAVAILABLE. This replica is shutting down. Metadata: `effect`: "none" if
+    the call was refused and nothing of it was done, "unknown" if it was
+    running and was cut off. Detail: google.rpc.RetryInfo. Retry on another
+    connection, which reaches another replica: any call if `effect` is "none",
+    and otherwise what may be repeated.
     """
     ERROR_REASON_PROVIDER_MISCONFIGURED: _ErrorReason.ValueType  # 35
     """FAILED_PRECONDITION. The provider can't be used until an operator mends
@@ -231,6 +235,11 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 
     The comment of each value gives its gRPC code, the metadata and further
     details that come with it, and whether a retry can help.
+
+    OVERLOADED, STORE_UNAVAILABLE and SERVICE_STOPPING have the metadata `effect`
+    if the service knows more of the call: "none" says that it was refused before
+    anything of it was done, so that any call may be sent again; "unknown" that
+    it was running and was cut off.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -302,11 +311,13 @@ google.rpc.RetryInfo. Retry after the delay in RetryInfo.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED. The service is shedding load: a bounded queue is full.
-Detail: google.rpc.RetryInfo. Retry with backoff.
+Detail: google.rpc.RetryInfo. Metadata: `effect`, if known. Retry with
+backoff, but if `effect` is "unknown" only what may be repeated.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 15
 """UNAVAILABLE. The database did not answer in time; the call may or may not
-have taken effect. Detail: google.rpc.RetryInfo. Retry with backoff.
+have taken effect, unless the metadata `effect` is "none". Detail:
+google.rpc.RetryInfo. Retry with backoff.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A fault in the service; its log has the cause under the request
@@ -363,9 +374,11 @@ google.rpc.RetryInfo. Don't retry a login; start again from the beginning
 after the delay. A new password may be sent again then.
 """
 ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 29
-"""UNAVAILABLE. This replica is shutting down; the call did not take effect,
-unless it was already running. Detail: google.rpc.RetryInfo. Retry on
-another connection, which reaches another replica.
+"""UNAVAILABLE. This replica is shutting down. Metadata: `effect`: "none" if
+the call was refused and nothing of it was done, "unknown" if it was
+running and was cut off. Detail: google.rpc.RetryInfo. Retry on another
+connection, which reaches another replica: any call if `effect` is "none",
+and otherwise what may be repeated.
 """
 ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends

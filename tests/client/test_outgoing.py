@@ -3,10 +3,13 @@
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import load_pem_x509_certificate
 
 from authsvc.app import web
 from authsvc.client import (
@@ -25,7 +28,7 @@ from authsvc.client import (
 from authsvc.client.guards.current import Serving, current_token
 from authsvc.v1.auth_service_pb2 import LogoutRequest
 from tests.support.certificates import Authority, channel_credentials
-from tests.support.clients import OpenAsync, OpenSync, OpenTwin
+from tests.support.clients import OpenAsync, OpenSync, OpenTwin, TlsFiles
 from tests.support.guarded import http_call
 from tests.support.probe import identity_of
 from tests.support.service import Service
@@ -107,6 +110,71 @@ async def test_own_token_is_used_while_the_service_is_away_until_it_ends(
     object.__setattr__(tokens.source._held, "end_time", 0.0)
     with pytest.raises(ServiceUnavailable):
         await tokens.token()
+
+
+async def test_own_token_is_renewed_with_the_certificate(
+    service: Service, open_twin: OpenTwin, tmp_path: Path, authority: Authority
+) -> None:
+    client = open_twin(service.app.grpc_port).client
+    tokens, files = own_tokens(client), TlsFiles(tmp_path / "tls_of_app", authority)
+    first = await tokens.token()
+    assert await judged(service, first, files) == ""
+    files.write_for("app")
+    # The files are looked at every ten seconds.
+    assert await tokens.token() == first
+    client.channel._renewal._next = 0.0
+    second = await tokens.token()
+    assert await judged(service, second, files) == ""
+    assert await judged(service, first, files) == "CERTIFICATE_MISMATCH"
+    # Once, however many need it, and no more afterwards.
+    assert {await tokens.token() for _ in range(3)} == {second}
+    assert await issued(service, "IssueServiceToken") == 2
+
+
+async def judged(service: Service, token: str, files: TlsFiles) -> str:
+    """Return why a token is not accepted with the certificate in the files, or ""."""
+    certificate = load_pem_x509_certificate((files.folder / "client.crt").read_bytes())
+    thumbprint = certificate.fingerprint(SHA256())
+    return await service.judge_token(
+        token, audience="billing", certificate_thumbprint=thumbprint, strict=True
+    )
+
+
+async def test_new_certificate_at_once_for_many_is_one_request(
+    service: Service, open_twin: OpenTwin, tmp_path: Path, authority: Authority
+) -> None:
+    client = open_twin(service.app.grpc_port).client
+    tokens = own_tokens(client)
+    first = await tokens.token()
+    TlsFiles(tmp_path / "tls_of_app", authority).write_for("app")
+    client.channel._renewal._next = 0.0
+    found = await asyncio.gather(*(tokens.token() for _ in range(20)))
+    second = await tokens.token()
+    # While one thread looks at the files, the others go on with what there is.
+    assert first != second
+    assert second in found
+    assert set(found) <= {first, second}
+    assert await issued(service, "IssueServiceToken") == 2
+
+
+async def test_token_of_the_former_certificate_is_used_while_the_service_is_away(
+    service: Service, open_twin: OpenTwin, tmp_path: Path, authority: Authority
+) -> None:
+    client = open_twin(service.app.grpc_port, retries=0).client
+    tokens = own_tokens(client)
+    first = await tokens.token()
+    await service.app.stop()
+    TlsFiles(tmp_path / "tls_of_app", authority).write_for("app")
+    client.channel._renewal._next = 0.0
+    assert await tokens.token() == first
+    assert tokens.source._next_attempt
+    # Nobody waits again before the next attempt is due, nor once the client is closed.
+    assert await tokens.token() == first
+    if isinstance(client, Client):
+        client.close()
+    else:
+        await client.close()
+    assert await tokens.token() == first
 
 
 async def test_exchanged_tokens_are_cached_for_each_token(

@@ -1,15 +1,19 @@
 """What may be repeated is, within deadline and budget; what may not is never sent twice."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
+import grpc
 import pytest
 
+from authsvc.app import server
 from authsvc.client import ServiceTimeout, ServiceUnavailable, context, errors
 from authsvc.client.retries import Method, RetryBudget
+from authsvc.client.status import to_error
 from authsvc.config import Settings
+from authsvc.dev.ports import reserve
 from authsvc.errors import (
     FieldInvalid,
     Overloaded,
@@ -21,12 +25,13 @@ from authsvc.errors import (
 from authsvc.v1.admin_service_pb2 import CreateUserRequest
 from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest, ValidateTokenResponse
 from tests.support.clients import OpenAsync, OpenTwin
-from tests.support.probe import ProbeServer, StartProbe, count
+from tests.support.probe import ProbeServer, StartProbe, count, with_changes
 from tests.support.proxy import Proxy
 
 VALIDATE = "/authsvc.v1.AuthService/ValidateToken"
 READ, WRITE = "auth.ValidateToken", "auth.Login"
 REQUEST = ValidateTokenRequest(access_token="t")
+LOGIN = LoginRequest(email="a@example.com")
 
 
 class Answers:
@@ -195,6 +200,114 @@ async def test_calls_are_spread_and_survive_a_replica(
     for _ in range(20):
         await twin.call(READ, REQUEST)
     assert counts[1].calls == before + 20
+
+
+async def test_refused_call_is_repeated_elsewhere_and_its_replica_left(
+    replicas: list[ProbeServer], open_twin: OpenTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_NOTICE", 3_600.0)
+    stopping = replicas[0]
+    served = [answering(each) for each in replicas]
+    twin = open_twin(addresses(replicas), server_name="localhost", timeout=60)
+    while not all(each.calls for each in served):
+        await twin.call(WRITE, LOGIN)
+    draining = asyncio.ensure_future(stopping.server.drain(3_600))
+    await asyncio.sleep(0)
+    before = [each.calls for each in served]
+    for _ in range(4):
+        await twin.call(WRITE, LOGIN)
+    assert [each.calls for each in served] == [before[0], before[1] + 4]
+    # gRPC would have gone on using the connection, which is still open.
+    assert count(stopping, "UNAVAILABLE", "SERVICE_STOPPING") == 1
+    await draining
+
+
+async def test_call_cut_off_by_stop_is_not_repeated(
+    replicas: list[ProbeServer], open_twin: OpenTwin
+) -> None:
+    reached: list[ProbeServer] = []
+    arrived = asyncio.Event()
+
+    def held_by(replica: ProbeServer) -> Callable[[Any], Awaitable[None]]:
+        async def hold(_request: Any) -> None:
+            reached.append(replica)
+            arrived.set()
+            await asyncio.Event().wait()
+
+        return hold
+
+    for each in replicas:
+        each.probe.answer = held_by(each)
+    twin = open_twin(addresses(replicas), server_name="localhost", timeout=60)
+    call = asyncio.ensure_future(twin.call(WRITE, LOGIN))
+    await arrived.wait()
+    await reached[0].server.drain(0.1)
+    with pytest.raises(errors.ServiceStopping) as caught:
+        await call
+    assert caught.value.metadata == {"effect": "unknown"}
+    assert (caught.value.without_effect, caught.value.is_retryable) == (False, False)
+    assert len(reached) == 1
+
+
+async def test_calls_refused_by_one_replica_need_no_budget(
+    replicas: list[ProbeServer], open_twin: OpenTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_NOTICE", 3_600.0)
+    served = [answering(each) for each in replicas]
+    twin = open_twin(addresses(replicas), server_name="localhost", timeout=60)
+    while not all(each.calls for each in served):
+        await twin.call(WRITE, LOGIN)
+    draining = asyncio.ensure_future(replicas[0].server.drain(3_600))
+    await asyncio.sleep(0)
+    twin.client.channel.settings.budget._tokens = 0.0
+    for _ in range(4):
+        await twin.call(WRITE, LOGIN)
+    assert count(replicas[0], "UNAVAILABLE", "SERVICE_STOPPING") == 1
+    await draining
+
+
+async def test_call_that_found_no_connection_is_repeated_whatever_it_is(
+    start_probe: StartProbe, settings: Settings, open_twin: OpenTwin
+) -> None:
+    holder, address = reserve()
+    with holder:
+        twin = open_twin(address, retries=1)
+        with pytest.raises(ServiceUnavailable) as caught:
+            await twin.call(WRITE, LOGIN)
+        assert (caught.value.without_effect, caught.value.is_retryable) == (True, True)
+        # Two attempts.
+        assert twin.client.channel.settings.budget._tokens == 18
+        twin = open_twin(address, timeout=60, retries=100)
+        call = asyncio.ensure_future(twin.call(WRITE, LOGIN))
+        probe = await start_probe(with_changes(settings, "grpc", address=address))
+        answers = answering(probe)
+        await call
+        assert answers.calls == 1
+
+
+def test_message_of_a_server_is_not_taken_for_that_of_this_client() -> None:
+    said = "connections to all backends failing"
+    own, of_a_server = (
+        to_error(Failed(said, trailers), repeatable=False)
+        for trailers in ((), (("server", "proxy"),))
+    )
+    assert (own.without_effect, of_a_server.without_effect) == (True, False)
+
+
+class Failed:
+    """What gRPC raises, with these details."""
+
+    def __init__(self, details: str, trailers: Sequence[tuple[str, str]]) -> None:
+        self._details, self._trailers = details, trailers
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> Sequence[tuple[str, str]]:
+        return self._trailers
 
 
 async def test_slow_read_is_sent_to_another_replica(

@@ -13,7 +13,11 @@ import pytest
 
 from authsvc.config import Settings
 from authsvc.core.revocations.watching import RevocationWatch
-from authsvc.models.calls import Role
+from authsvc.errors import Overloaded, ServiceStopping
+from authsvc.models.calls import Caller, Role
+from authsvc.rpc.access import Access
+from authsvc.rpc.auth.tokens import TokenRpcs
+from authsvc.rpc.load import InFlight, Load
 from authsvc.v1.admin_service_pb2 import (
     SIGNING_KEY_STATE_ACTIVE,
     ListSigningKeysRequest,
@@ -29,6 +33,9 @@ from tests.support.probe import identity_of
 from tests.support.service import Service, StartService
 
 # They compile, with many libraries.
+# The header of a token: {"alg":"ES256","typ":"at+jwt","kid":"made-up"}.
+_UNKNOWN_KEY = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCIsImtpZCI6Im1hZGUtdXAifQ"
+
 pytestmark = [pytest.mark.world, pytest.mark.timeout(1200)]
 
 
@@ -45,6 +52,7 @@ def environment_of(service: Service, authority: Authority, folder: Path) -> dict
         "AUTHSVC_ISSUER": service.settings.tokens.issuer,
         "AUTHSVC_AUDIENCE": service.settings.tokens.audience,
         "AUTHSVC_TOKENS": str(folder / "tokens.json"),
+        "AUTHSVC_UNKNOWN_KEY": _UNKNOWN_KEY,
     }
 
 
@@ -62,8 +70,56 @@ def cursors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return begun
 
 
+class PublishedKeys:
+    """Whether the keys can be fetched, and how often somebody tried while they could not."""
+
+    def __init__(self) -> None:
+        self.are_away = False
+        self.attempts = 0
+
+
+class Door:
+    """How many more calls are refused, as by a replica that stops."""
+
+    def __init__(self) -> None:
+        self.refusals = 0
+
+
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Door:
+    """The way in of the service's calls."""
+    door = Door()
+    pool = Load.pool
+
+    def guarded(self: Load, caller: Caller, access: Access) -> InFlight:
+        if door.refusals:
+            door.refusals -= 1
+            raise ServiceStopping
+        return pool(self, caller, access)
+
+    monkeypatch.setattr(Load, "pool", guarded)
+    return door
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> PublishedKeys:
+    """Counts how often the keys are asked for while they are away."""
+    published = PublishedKeys()
+    get_jwks = TokenRpcs.GetJwks
+
+    async def recorded(self: TokenRpcs, request: Any, context: Any) -> Any:
+        if published.are_away:
+            published.attempts += 1
+            raise Overloaded  # which no retry policy repeats
+        return await get_jwks(self, request, context)
+
+    monkeypatch.setattr(TokenRpcs, "GetJwks", recorded)
+    return published
+
+
 @pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
 async def test_client(
+    *,
     language: Language,
     settings: Settings,
     live_settings: Settings,
@@ -71,6 +127,8 @@ async def test_client(
     start_service: StartService,
     authority: Authority,
     cursors: list[str],
+    published: PublishedKeys,
+    door: Door,
     tmp_path: Path,
 ) -> None:
     command = language.built()
@@ -83,12 +141,14 @@ async def test_client(
     service = await start_service(live_settings)
     environment = environment_of(service, authority, tmp_path)
     log = tmp_path / "program.log"
+    published.are_away = True
     async with running(command, language.folder, environment, log) as program:
         await read_user(program)
         session_id = await begun(program)
         for case in cases:
             await program.expect(**{f"token {case.name}": case.verdict})
-        await follow_revocations(program, service, session_id, cursors)
+        await outlast_missing_keys(program, published)
+        await follow_revocations(program, service, session_id, cursors, door)
         await program.expect(stop_service="")
         await service.app.stop()
         program.resume()
@@ -116,15 +176,30 @@ async def begun(program: Program) -> str:
     return session_id
 
 
+async def outlast_missing_keys(program: Program, published: PublishedKeys) -> None:
+    """Let it verify twenty tokens of an unknown key while the keys can't be fetched."""
+    await program.expect(before_watching="undecided", unknown_keys="undecided", mend_keys="")
+    # The second only if the twenty took longer than the five seconds between two attempts.
+    assert 1 <= published.attempts <= 2
+    published.are_away = False
+    program.resume()
+
+
 async def follow_revocations(
-    program: Program, service: Service, session_id: str, cursors: list[str]
+    program: Program, service: Service, session_id: str, cursors: list[str], door: Door
 ) -> None:
     """Read the steps of the verifier, and end what it asks for."""
-    await program.expect(before_watching="undecided", verified="accepted")
+    await program.expect(verified="accepted")
     await program.expect(revoke_session=session_id)
     await revoke(service, session_id)
     program.resume()
-    await program.expect(revoked="SESSION_REVOKED", another="accepted")
+    await program.expect(revoked="SESSION_REVOKED")
+    # The login that comes next is refused at first.
+    await program.expect(refuse_calls="")
+    door.refusals = 2
+    program.resume()
+    await program.expect(another="accepted")
+    assert not door.refusals
 
     name, session_id = await program.step()
     assert name == "revoke_unseen"

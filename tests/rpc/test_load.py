@@ -17,12 +17,14 @@ from google.rpc import error_details_pb2 as details
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authsvc.config import Settings
-from authsvc.errors import Overloaded, ServerError
+from authsvc.errors import Overloaded, ServerError, StoreUnavailable
 from authsvc.models.calls import Role
 from authsvc.rpc import interceptor
 from authsvc.rpc.access import Access
 from authsvc.rpc.load import Places
 from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1.account_service_pb2 import GetAccountRequest
+from authsvc.v1.account_service_pb2_grpc import AccountServiceStub
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from tests.support.certificates import Authority
 from tests.support.draining import drained
@@ -514,7 +516,7 @@ async def test_busy_server_drains_without_cancelling(
     start_probe: StartProbe, settings: Settings
 ) -> None:
     # More rounds, also through a relay, are in tests/drills/test_drain.py.
-    for _ in range(5):
+    for _ in range(3):
         probe = await start_probe(settings)
         ended = await drained(probe, [probe.clients.channel("app")])
         assert +ended == Counter(OK=ended["OK"], UNAVAILABLE=ended["UNAVAILABLE"])
@@ -526,6 +528,79 @@ async def test_drain_ends_calls_after_grace_period(probe: ProbeServer) -> None:
     await stuck.until(held=1)
     await probe.server.drain(0.1)
     assert await held == "SERVICE_STOPPING"
+
+
+# What a refused call has done
+
+
+def effect_in(error: grpc.aio.AioRpcError) -> tuple[str, str]:
+    """Return the reason of an error, and what it says of the call's effect."""
+    info = details.ErrorInfo()
+    assert details_of(error).details[0].Unpack(info)
+    return info.reason, info.metadata.get("effect", "")
+
+
+async def test_call_refused_by_stopping_server_had_no_effect_and_cut_off_one_may_have(
+    probe: ProbeServer,
+) -> None:
+    stuck = Stuck(probe)
+    held = asyncio.ensure_future(failure(stub(probe).Login(pb.LoginRequest())))
+    await stuck.until(held=1)
+    draining = asyncio.ensure_future(probe.server.drain(1))
+    await asyncio.sleep(0)
+    # Over a connection with a call in progress, which is not closed.
+    refused = await failure(stub(probe).Login(pb.LoginRequest()))
+    assert effect_in(refused) == ("SERVICE_STOPPING", "none")
+    assert effect_in(await held) == ("SERVICE_STOPPING", "unknown")
+    assert stuck.held == 1
+    await draining
+
+
+async def test_call_shed_at_limit_had_no_effect(
+    start_probe: StartProbe, settings: Settings
+) -> None:
+    probe = await start_probe(limited(settings, max_concurrent_rpcs_per_caller=1))
+    stuck = Stuck(probe)
+    held = asyncio.ensure_future(stub(probe).Login(pb.LoginRequest()))
+    await stuck.until(held=1)
+    shed = await failure(stub(probe).Login(pb.LoginRequest()))
+    assert effect_in(shed) == ("OVERLOADED", "none")
+    stuck.release()
+    await held
+
+
+async def test_evicted_call_may_have_had_an_effect(
+    start_probe: StartProbe, settings: Settings
+) -> None:
+    probe = await start_probe(
+        limited(settings, max_concurrent_rpcs=1, max_concurrent_rpcs_per_caller=1)
+    )
+    stuck = Stuck(probe)
+    held = asyncio.ensure_future(failure(stub(probe).Login(pb.LoginRequest())))
+    await stuck.until(held=1)
+    other = asyncio.ensure_future(outcome(stub(probe, "edge").ValidateToken(VALIDATE)))
+    await stuck.until(held=2, cancelled=1)
+    assert effect_in(await held) == ("OVERLOADED", "unknown")
+    stuck.release()
+    assert await other == "OK"
+
+
+async def test_call_whose_user_could_not_be_authenticated_had_no_effect(
+    probe: ProbeServer,
+) -> None:
+    account = AccountServiceStub(probe.clients.channel("app"))
+    metadata = (("authorization", "Bearer undecidable"),)
+    error = await failure(account.GetAccount(GetAccountRequest(), metadata=metadata))
+    assert effect_in(error) == ("STORE_UNAVAILABLE", "none")
+
+
+async def test_handler_says_itself_what_its_failure_means(probe: ProbeServer) -> None:
+    async def fail(_request: Any) -> None:
+        raise StoreUnavailable
+
+    probe.probe.answer = fail
+    error = await failure(stub(probe).Login(pb.LoginRequest()))
+    assert effect_in(error) == ("STORE_UNAVAILABLE", "")
 
 
 def _stream(

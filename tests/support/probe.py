@@ -20,7 +20,7 @@ from authsvc.app.metrics import SERVER
 from authsvc.app.metrics.table import MetricTable
 from authsvc.app.server import Server
 from authsvc.config import CallerSettings, Settings
-from authsvc.errors import IpBlocked, bearer_invalid
+from authsvc.errors import IpBlocked, StoreUnavailable, bearer_invalid
 from authsvc.metrics import Metrics
 from authsvc.models.calls import Role
 from authsvc.models.clock import Clock
@@ -205,7 +205,9 @@ class Probe(
         return await self.answer(request) or account_pb.GetAccountResponse()
 
     async def authenticate_bearer(self, token: str) -> Claims:
-        """Accept "good" as the access token of a user."""
+        """Accept "good" as the access token of a user; of "undecidable", the database knows."""
+        if token == "undecidable":
+            raise StoreUnavailable
         if token != "good":
             raise bearer_invalid()
         return CLAIMS

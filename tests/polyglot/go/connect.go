@@ -2,10 +2,12 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	_ "embed"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"time"
 
@@ -52,13 +54,31 @@ func connect(address, authority, certificate, key string) (*grpc.ClientConn, err
 // docs: errors
 // reasonOf returns why a call failed: a name of ErrorReason without its prefix, such as
 // "CREDENTIALS_INVALID", or "" if the answer is not the service's own.
-func reasonOf(err error) string {
+func reasonOf(err error) string { return infoOf(err).GetReason() }
+
+func infoOf(err error) *errdetails.ErrorInfo {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.Domain == "authsvc" {
-			return info.Reason
+			return info
 		}
 	}
-	return ""
+	return nil
+}
+
+// repeated calls again while the service refuses before anything is done, as replicas that stop do.
+// So it may be used for any call.
+func repeated[Answer any](ctx context.Context, call func() (Answer, error)) (Answer, error) {
+	for pause := 100 * time.Millisecond; ; pause *= 2 {
+		answer, err := call()
+		if infoOf(err).GetMetadata()["effect"] != "none" || pause > 400*time.Millisecond {
+			return answer, err
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause/2)):
+		case <-ctx.Done():
+			return answer, err
+		}
+	}
 }
 
 // docs: end

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/lestrrat-go/jwx/v3/jwk"
@@ -57,10 +58,13 @@ func main() {
 	watching, stop := context.WithCancel(ctx)
 	stopped := make(chan struct{})
 	go func() { verifier.Watch(watching); close(stopped) }()
+	say("unknown_keys", storm(ctx, verifier, tokens))
+	ask("mend_keys", "")
 	say("verified", await(ctx, verifier, tokens, "accepted"))
 
 	ask("revoke_session", tokens.SessionId)
 	say("revoked", await(ctx, verifier, tokens, "SESSION_REVOKED"))
+	ask("refuse_calls", "")
 
 	// The stream is cut, a session ends meanwhile, and the stream continues with its cursor.
 	tokens, err = logIn(ctx, auth, email, password, client)
@@ -107,7 +111,9 @@ func logIn(ctx context.Context, auth authsvc.AuthServiceClient, email, password 
 	client *authsvc.ClientContext) (*authsvc.Tokens, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	answer, err := auth.Login(ctx, &authsvc.LoginRequest{Email: email, Password: password, Client: client})
+	answer, err := repeated(ctx, func() (*authsvc.LoginResponse, error) {
+		return auth.Login(ctx, &authsvc.LoginRequest{Email: email, Password: password, Client: client})
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +126,9 @@ func logIn(ctx context.Context, auth authsvc.AuthServiceClient, email, password 
 func refresh(ctx context.Context, auth authsvc.AuthServiceClient, token string) (*authsvc.Tokens, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	answer, err := auth.RefreshTokens(ctx, &authsvc.RefreshTokensRequest{RefreshToken: token})
+	answer, err := repeated(ctx, func() (*authsvc.RefreshTokensResponse, error) {
+		return auth.RefreshTokens(ctx, &authsvc.RefreshTokensRequest{RefreshToken: token})
+	})
 	return answer.GetTokens(), err
 }
 
@@ -183,6 +191,20 @@ func await(ctx context.Context, verifier *Verifier, tokens *authsvc.Tokens, expe
 		last = found
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// storm verifies many tokens of a key that does not exist, once the verifier knows enough.
+func storm(ctx context.Context, verifier *Verifier, tokens *authsvc.Tokens) string {
+	for verifier.Age() > maxStaleness {
+		time.Sleep(20 * time.Millisecond)
+	}
+	_, rest, _ := strings.Cut(tokens.AccessToken, ".")
+	for range 20 {
+		if _, err := verifier.Verify(ctx, os.Getenv("AUTHSVC_UNKNOWN_KEY")+"."+rest, ""); outcome(err) != "undecided" {
+			return outcome(err)
+		}
+	}
+	return "undecided"
 }
 
 func outcome(err error) string {

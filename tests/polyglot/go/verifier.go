@@ -29,7 +29,7 @@ var (
 const (
 	maxStaleness = time.Second     // older knowledge decides nothing
 	patience     = 5 * time.Second // a stream that tells nothing new for so long is opened anew
-	keyCooldown  = 5 * time.Second // between two searches for unknown keys
+	keyCooldown  = 5 * time.Second // between two searches for unknown keys, found or failed
 	clockSkew    = 5 * time.Second // as in the service's tokens.clock_skew
 )
 
@@ -44,7 +44,8 @@ type Verifier struct {
 	Auth             authsvc.AuthServiceClient
 	Sessions         authsvc.SessionServiceClient
 
-	fetching   sync.Mutex
+	fetching   sync.Mutex // of failed, too
+	failed     time.Time  // when the keys could not be fetched
 	mutex      sync.RWMutex // of all below
 	keys       jwk.Set
 	keysTime   time.Time
@@ -154,7 +155,7 @@ func headerOf(token string) (jws.Headers, error) {
 
 // docs: keys
 // keysFor returns the keys, fetched again if the token's is not among them. Whoever sends unknown
-// keys causes one call in a while, and all who wait for it share it.
+// keys causes one call in a while, even if it fails, and all who wait for it share it.
 func (v *Verifier) keysFor(ctx context.Context, token string) (jwk.Set, error) {
 	header, err := headerOf(token)
 	if err != nil {
@@ -169,20 +170,29 @@ func (v *Verifier) keysFor(ctx context.Context, token string) (jwk.Set, error) {
 	if keys := v.knownKeys(id); keys != nil {
 		return keys, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	answer, err := v.Auth.GetJwks(ctx, &authsvc.GetJwksRequest{})
-	if err != nil {
-		return nil, errors.Join(ErrUndecided, err)
+	if time.Since(v.failed) < keyCooldown {
+		return nil, ErrUndecided
 	}
-	keys, err := jwk.ParseString(answer.JwksJson)
+	keys, err := v.fetchKeys(ctx)
 	if err != nil {
-		return nil, err
+		v.failed = time.Now()
+		return nil, errors.Join(ErrUndecided, err)
 	}
 	v.mutex.Lock()
 	defer v.mutex.Unlock()
 	v.keys, v.keysTime = keys, time.Now()
 	return keys, nil
+}
+
+// fetchKeys outlasts the caller's context, as others wait for the answer, too.
+func (v *Verifier) fetchKeys(ctx context.Context) (jwk.Set, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	answer, err := v.Auth.GetJwks(ctx, &authsvc.GetJwksRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return jwk.ParseString(answer.JwksJson)
 }
 
 // knownKeys returns the keys if `id` is among them or they are too young to be fetched again.

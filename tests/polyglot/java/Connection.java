@@ -6,6 +6,7 @@ import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.ErrorInfo;
 import io.grpc.Grpc;
 import io.grpc.ManagedChannel;
+import io.grpc.StatusRuntimeException;
 import io.grpc.TlsChannelCredentials;
 import io.grpc.protobuf.StatusProto;
 import java.io.File;
@@ -13,7 +14,10 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Map;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.locks.LockSupport;
+import java.util.function.Supplier;
 
 final class Connection {
     // docs: connect
@@ -44,21 +48,45 @@ final class Connection {
      * "CREDENTIALS_INVALID", or "" if the answer is not the service's own.
      */
     static String reasonOf(Throwable error) {
+        return infoOf(error).getReason();
+    }
+
+    private static ErrorInfo infoOf(Throwable error) {
+        var none = ErrorInfo.getDefaultInstance();
         var status = StatusProto.fromThrowable(error);
         if (status == null) {
-            return "";
+            return none;
         }
         for (Any detail : status.getDetailsList()) {
             if (detail.is(ErrorInfo.class)) {
                 try {
                     var info = detail.unpack(ErrorInfo.class);
-                    return info.getDomain().equals("authsvc") ? info.getReason() : "";
+                    return info.getDomain().equals("authsvc") ? info : none;
                 } catch (InvalidProtocolBufferException invalid) {
-                    return "";
+                    return none;
                 }
             }
         }
-        return "";
+        return none;
+    }
+
+    /**
+     * Calls again while the service refuses before anything is done, as replicas that stop do. So it
+     * may be used for any call.
+     */
+    static <Answer> Answer repeated(Supplier<Answer> call) {
+        for (long pause = 100; ; pause *= 2) {
+            try {
+                return call.get();
+            } catch (StatusRuntimeException error) {
+                var effect = infoOf(error).getMetadataMap().get("effect");
+                if (!"none".equals(effect) || pause > 400) {
+                    throw error;
+                }
+            }
+            var chosen = ThreadLocalRandom.current().nextLong(pause / 2, pause);
+            LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(chosen));
+        }
     }
     // docs: end
 

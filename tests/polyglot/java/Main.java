@@ -49,7 +49,8 @@ final class Main {
                 .setPassword(password)
                 .setClient(client)
                 .build();
-        var answer = auth.withDeadlineAfter(5, TimeUnit.SECONDS).login(request);
+        var limited = auth.withDeadlineAfter(5, TimeUnit.SECONDS);
+        var answer = Connection.repeated(() -> limited.login(request));
         if (!answer.hasTokens()) {
             throw new IllegalStateException("a second factor is needed: continue with verifyMfa");
         }
@@ -58,7 +59,8 @@ final class Main {
 
     static Tokens refresh(AuthServiceBlockingStub auth, String refreshToken) {
         var request = RefreshTokensRequest.newBuilder().setRefreshToken(refreshToken).build();
-        return auth.withDeadlineAfter(5, TimeUnit.SECONDS).refreshTokens(request).getTokens();
+        var limited = auth.withDeadlineAfter(5, TimeUnit.SECONDS);
+        return Connection.repeated(() -> limited.refreshTokens(request)).getTokens();
     }
     // docs: end
 
@@ -102,10 +104,13 @@ final class Main {
         var verifier = new Verifier(channel, get("ISSUER"), get("AUDIENCE"));
         say("before_watching", outcome(verifier, tokens));
         var watching = watch(verifier);
+        say("unknown_keys", storm(verifier, tokens));
+        ask("mend_keys", "");
         say("verified", become(verifier, tokens, "accepted"));
 
         ask("revoke_session", tokens.getSessionId());
         say("revoked", become(verifier, tokens, "SESSION_REVOKED"));
+        ask("refuse_calls", "");
 
         // The stream is cut, a session ends meanwhile, and the stream continues with its cursor.
         tokens = logIn(auth, EMAIL, PASSWORD, CLIENT);
@@ -184,9 +189,29 @@ final class Main {
         }
     }
 
+    /** Verifies many tokens of a key that does not exist, once the verifier knows enough. */
+    private static String storm(Verifier verifier, Tokens tokens) throws InterruptedException {
+        while (verifier.age() > 1_000_000_000L) {
+            Thread.sleep(20);
+        }
+        var token = tokens.getAccessToken();
+        var unknown = get("UNKNOWN_KEY") + token.substring(token.indexOf('.'));
+        for (var number = 0; number < 20; number++) {
+            var found = outcome(verifier, unknown);
+            if (!found.equals("undecided")) {
+                return found;
+            }
+        }
+        return "undecided";
+    }
+
     private static String outcome(Verifier verifier, Tokens tokens) {
+        return outcome(verifier, tokens.getAccessToken());
+    }
+
+    private static String outcome(Verifier verifier, String token) {
         try {
-            verifier.verify(tokens.getAccessToken(), "");
+            verifier.verify(token, "");
             return "accepted";
         } catch (Verifier.Undecided undecided) {
             return "undecided";

@@ -54,7 +54,7 @@ final class Verifier implements AutoCloseable {
     private static final long SECOND = 1_000_000_000L;
     private static final long MAX_STALENESS = SECOND; // older knowledge decides nothing
     private static final long PATIENCE = 5 * SECOND; // for a stream that tells nothing new
-    private static final long KEY_COOLDOWN = 5 * SECOND; // between two searches for unknown keys
+    private static final long KEY_COOLDOWN = 5 * SECOND; // between two searches for a key
     private static final int CLOCK_SKEW = 5; // seconds, as in the service's tokens.clock_skew
 
     /**
@@ -133,6 +133,7 @@ final class Verifier implements AutoCloseable {
     private final SessionServiceBlockingStub client;
     private volatile Map<String, Jwk<?>> keys = Map.of();
     private volatile long keysTime = System.nanoTime() - KEY_COOLDOWN;
+    private long failedTime = keysTime; // when they could not be fetched
     private final Map<String, Long> sessions = new ConcurrentHashMap<>(); // with when to forget it
     private final Map<String, Long> badKeys = new ConcurrentHashMap<>();
     private final Map<String, UserEvent> users = new ConcurrentHashMap<>();
@@ -153,18 +154,22 @@ final class Verifier implements AutoCloseable {
     // docs: keys
     /**
      * Finds a key, and fetches all again if it is not among them. Whoever sends unknown keys causes
-     * one call in a while, and all who wait for it share it.
+     * one call in a while, even if it fails, and all who wait for it share it.
      */
     private Optional<Jwk<?>> key(String id) throws Undecided {
         if (!keys.containsKey(id)) {
             synchronized (fetching) {
                 if (!keys.containsKey(id) && System.nanoTime() - keysTime >= KEY_COOLDOWN) {
+                    if (System.nanoTime() - failedTime < KEY_COOLDOWN) {
+                        throw new Undecided("the keys could not be fetched");
+                    }
                     try {
                         var answer = auth.withDeadlineAfter(5, TimeUnit.SECONDS)
                                 .getJwks(GetJwksRequest.getDefaultInstance());
                         keys = keysIn(answer.getJwksJson());
-                    } catch (StatusRuntimeException error) {
-                        throw new Undecided("the keys can't be fetched: " + error.getStatus());
+                    } catch (StatusRuntimeException | JwtException error) {
+                        failedTime = System.nanoTime();
+                        throw new Undecided("the keys can't be fetched: " + error.getMessage());
                     }
                     keysTime = System.nanoTime();
                 }

@@ -1,5 +1,6 @@
 // Opens the channel: mutual TLS, every replica, retries of what may be repeated.
 import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import { credentials, Deadline, Metadata, ServiceError } from "@grpc/grpc-js";
 import { AuthServiceClient } from "./gen/typescript/authsvc/v1/auth_service";
@@ -53,17 +54,39 @@ export function call<Request, Response>(
  * "CREDENTIALS_INVALID", or "" if the answer is not the service's own.
  */
 export function reasonOf(error: unknown): string {
+  return textOf(infoOf(error), 1);
+}
+
+/**
+ * Calls again while the service refuses before anything is done, as replicas that stop do. So it
+ * may be used for any call.
+ */
+export async function repeated<Response>(call: () => Promise<Response>): Promise<Response> {
+  for (let pause = 100; ; pause *= 2) {
+    try {
+      return await call();
+    } catch (error) {
+      const metadata = (infoOf(error).get(3) ?? []).map(fieldsOf);
+      const effect = metadata.find((entry) => textOf(entry, 1) === "effect");
+      if (!effect || textOf(effect, 2) !== "none" || pause > 400) throw error;
+    }
+    await sleep((pause * (1 + Math.random())) / 2);
+  }
+}
+
+/** Returns google.rpc.ErrorInfo: 1 is the reason, and 3 are the metadata. */
+function infoOf(error: unknown): Fields {
   const [packed] = (error as ServiceError).metadata?.get("grpc-status-details-bin") ?? [];
-  if (!(packed instanceof Uint8Array)) return "";
+  if (!(packed instanceof Uint8Array)) return new Map();
   // google.rpc.Status, whose details are of google.protobuf.Any.
   for (const detail of fieldsOf(packed).get(3) ?? []) {
     const any = fieldsOf(detail);
     if (textOf(any, 1).endsWith("/google.rpc.ErrorInfo")) {
       const info = fieldsOf(any.get(2)![0]);
-      if (textOf(info, 2) === "authsvc") return textOf(info, 1);
+      if (textOf(info, 2) === "authsvc") return info;
     }
   }
-  return "";
+  return new Map();
 }
 
 type Fields = Map<number, Uint8Array[]>;

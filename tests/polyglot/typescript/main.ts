@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { status } from "@grpc/grpc-js";
-import { call, connect, reasonOf } from "./connect";
+import { call, connect, reasonOf, repeated } from "./connect";
 import {
   AuthServiceClient,
   LoginRequest,
@@ -24,6 +24,7 @@ const {
   AUTHSVC_ISSUER: issuer = "",
   AUTHSVC_AUDIENCE: audience = "",
   AUTHSVC_TOKENS: prepared = "",
+  AUTHSVC_UNKNOWN_KEY: unknownKey = "",
 } = process.env;
 
 const EMAIL = "typescript@example.com";
@@ -45,14 +46,14 @@ async function logIn(
   seconds = 5,
 ): Promise<Tokens> {
   const request = LoginRequest.fromPartial({ email, password, client });
-  const { tokens } = await call(auth, auth.login, request, seconds);
+  const { tokens } = await repeated(() => call(auth, auth.login, request, seconds));
   if (!tokens) throw new Error("a second factor is needed: continue with verifyMfa");
   return tokens;
 }
 
 async function refresh(auth: AuthServiceClient, refreshToken: string): Promise<Tokens> {
   const request = RefreshTokensRequest.fromPartial({ refreshToken });
-  return (await call(auth, auth.refreshTokens, request)).tokens!;
+  return (await repeated(() => call(auth, auth.refreshTokens, request))).tokens!;
 }
 // docs: end
 
@@ -90,10 +91,13 @@ async function main(): Promise<void> {
   say("before_watching", await outcome(verifier, tokens));
   let stop = new AbortController();
   const watching = verifier.watch(stop.signal);
+  say("unknown_keys", await storm(verifier, tokens));
+  await ask("mend_keys", "");
   say("verified", await become(verifier, tokens, "accepted"));
 
   await ask("revoke_session", tokens.sessionId);
   say("revoked", await become(verifier, tokens, "SESSION_REVOKED"));
+  await ask("refuse_calls", "");
 
   // The stream is cut, a session ends meanwhile, and the stream continues with its cursor.
   tokens = await again();
@@ -149,7 +153,19 @@ async function become(verifier: Verifier, tokens: Tokens, expected: string): Pro
   }
 }
 
-function outcome(verifier: Verifier, tokens: Tokens): Promise<string> {
+/** Verifies many tokens of a key that does not exist, once the verifier knows enough. */
+async function storm(verifier: Verifier, tokens: Tokens): Promise<string> {
+  while (verifier.age() > 1_000) await sleep(20);
+  const { accessToken } = tokens;
+  const unknown = unknownKey + accessToken.slice(accessToken.indexOf("."));
+  for (let number = 0; number < 20; number++) {
+    const found = await outcome(verifier, { accessToken: unknown });
+    if (found !== "undecided") return found;
+  }
+  return "undecided";
+}
+
+function outcome(verifier: Verifier, tokens: Pick<Tokens, "accessToken">): Promise<string> {
   return verifier.verify(tokens.accessToken).then(
     () => "accepted",
     (error: Error) => (error instanceof Undecided ? "undecided" : error.message),

@@ -17,7 +17,7 @@ export class Refused extends Error {}
 
 const MAX_STALENESS = 1_000; // milliseconds; older knowledge decides nothing
 const PATIENCE = 5_000; // a stream that tells nothing new for so long is opened anew
-const KEY_COOLDOWN = 5_000; // between two searches for unknown keys
+const KEY_COOLDOWN = 5_000; // between two searches for unknown keys, found or failed
 const CLOCK_SKEW = 5; // seconds, as in the service's tokens.clock_skew
 
 /** Verifies everything about a token that can be seen from it and the keys. */
@@ -47,6 +47,7 @@ export async function check(
 export class Verifier {
   private keys: JSONWebKeySet | undefined;
   private keysTime = -Infinity;
+  private failedTime = -Infinity; // when the keys could not be fetched
   private fetching: Promise<JSONWebKeySet> | undefined;
   private readonly sessions = new Map<string, number>(); // each with the time to forget it
   private readonly badKeys = new Map<string, number>();
@@ -92,11 +93,14 @@ export class Verifier {
   // docs: keys
   /**
    * Returns the keys, fetched again if `id` is not among them. Whoever sends unknown keys causes
-   * one call in a while, and all who wait for it share it.
+   * one call in a while, even if it fails, and all who wait for it share it.
    */
   private async keysFor(id: string): Promise<JSONWebKeySet> {
     const young = performance.now() - this.keysTime < KEY_COOLDOWN;
     if (this.keys && (young || this.keys.keys.some((key) => key.kid === id))) return this.keys;
+    if (performance.now() - this.failedTime < KEY_COOLDOWN) {
+      throw new Undecided("the keys could not be fetched");
+    }
     this.fetching ??= this.fetchKeys().finally(() => (this.fetching = undefined));
     return this.fetching;
   }
@@ -106,6 +110,7 @@ export class Verifier {
       const { jwksJson } = await call(this.auth, this.auth.getJwks, {});
       this.keys = JSON.parse(jwksJson) as JSONWebKeySet;
     } catch (error) {
+      this.failedTime = performance.now();
       throw new Undecided("the keys can't be fetched", { cause: error });
     }
     this.keysTime = performance.now();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
@@ -54,5 +55,29 @@ pub fn reason_of(status: &Status) -> String {
         Some(info) if info.domain == "authsvc" => info.reason,
         _ => String::new(),
     }
+}
+
+/// Calls again while the service refuses before anything is done, as replicas that stop do. So it
+/// may be used for any call.
+pub async fn repeated<T, F>(mut call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match call().await {
+            Err(status) if is_refused(&status) && pause <= Duration::from_millis(400) => {
+                sleep(pause.mul_f64((1.0 + fastrand::f64()) / 2.0)).await;
+                pause *= 2;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_refused(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| {
+        info.domain == "authsvc" && info.metadata.get("effect").is_some_and(|said| said == "none")
+    })
 }
 // docs: end

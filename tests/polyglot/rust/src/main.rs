@@ -17,7 +17,7 @@ use authsvc::{
     ClientContext, LoginRequest, RefreshTokensRequest, RegisterRequest, RegisterResponse, Tokens,
     ValidateTokenRequest, login_response::Result as Outcome,
 };
-use connection::{answer, connect, reason_of, within};
+use connection::{answer, connect, reason_of, repeated, within};
 use verifier::{Rejection, Verifier, check};
 
 mod connection;
@@ -56,7 +56,11 @@ async fn log_in(
         client: Some(client()),
         ..Default::default()
     };
-    match answer(auth.login(within(limit, request)).await)?.result {
+    let login = || {
+        let (mut auth, request) = (auth.clone(), within(limit, request.clone()));
+        async move { answer(auth.login(request).await) }
+    };
+    match repeated(login).await?.result {
         Some(Outcome::Tokens(tokens)) => Ok(tokens),
         _ => Err(Status::unauthenticated("a second factor is needed: continue with verify_mfa")),
     }
@@ -64,7 +68,11 @@ async fn log_in(
 
 async fn refresh(auth: &mut Auth, refresh_token: String) -> Result<Tokens, Status> {
     let request = RefreshTokensRequest { refresh_token, ..Default::default() };
-    let response = answer(auth.refresh_tokens(within(LIMIT, request)).await)?;
+    let refresh = || {
+        let (mut auth, request) = (auth.clone(), within(LIMIT, request.clone()));
+        async move { answer(auth.refresh_tokens(request).await) }
+    };
+    let response = repeated(refresh).await?;
     Ok(response.tokens.unwrap_or_default())
 }
 
@@ -121,10 +129,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let verifier = Arc::new(Verifier::new(channel, &get("ISSUER"), &get("AUDIENCE")));
     say("before_watching", &outcome(&verifier, &tokens).await);
     let watching = watch(&verifier);
+    say("unknown_keys", &storm(&verifier, &tokens).await);
+    ask("mend_keys", "")?;
     say("verified", &become_one(&verifier, &tokens, "accepted").await);
 
     ask("revoke_session", &tokens.session_id)?;
     say("revoked", &become_one(&verifier, &tokens, "SESSION_REVOKED").await);
+    ask("refuse_calls", "")?;
 
     // The stream is cut, a session ends meanwhile, and the stream continues with its cursor.
     tokens = log_in(&mut auth, EMAIL, PASSWORD, LIMIT).await?;
@@ -192,6 +203,23 @@ async fn become_one(verifier: &Verifier, tokens: &Tokens, expected: &str) -> Str
         last = found;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Verifies many tokens of a key that does not exist, once the verifier knows enough.
+async fn storm(verifier: &Verifier, tokens: &Tokens) -> String {
+    while verifier.age().is_none_or(|age| age > Duration::from_secs(1)) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (_, rest) = tokens.access_token.split_once('.').unwrap();
+    let access_token = format!("{}.{rest}", get("UNKNOWN_KEY"));
+    let unknown = Tokens { access_token, ..Default::default() };
+    for _ in 0..20 {
+        let found = outcome(verifier, &unknown).await;
+        if found != "undecided" {
+            return found;
+        }
+    }
+    "undecided".into()
 }
 
 async fn outcome(verifier: &Verifier, tokens: &Tokens) -> String {

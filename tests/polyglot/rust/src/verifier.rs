@@ -32,7 +32,7 @@ pub enum Rejection {
 
 const MAX_STALENESS: Duration = Duration::from_secs(1); // older knowledge decides nothing
 const PATIENCE: Duration = Duration::from_secs(5); // for a stream that tells nothing new
-const KEY_COOLDOWN: Duration = Duration::from_secs(5); // between two searches for unknown keys
+const KEY_COOLDOWN: Duration = Duration::from_secs(5); // between two searches for a key
 const CLOCK_SKEW: u64 = 5; // seconds, as in the service's tokens.clock_skew
 
 #[derive(Debug, Deserialize)]
@@ -122,7 +122,7 @@ pub struct Verifier {
     sessions: SessionServiceClient<Channel>,
     issuer: String,
     pub audience: String,
-    fetching: Mutex<()>,
+    fetching: Mutex<Option<Instant>>, // when the keys could not be fetched
     state: RwLock<State>,
 }
 
@@ -151,28 +151,36 @@ impl Verifier {
             sessions: SessionServiceClient::new(channel),
             issuer: issuer.into(),
             audience: audience.into(),
-            fetching: Mutex::new(()),
+            fetching: Mutex::default(),
             state: RwLock::default(),
         }
     }
 
     // docs: keys
     /// Fetches the keys again if `id` is not among them. Whoever sends unknown keys causes one
-    /// call in a while, and all who wait for it share it.
+    /// call in a while, even if it fails, and all who wait for it share it.
     async fn find_key(&self, id: &str) -> Result<(), Rejection> {
         if self.is_settled(id) {
             return Ok(());
         }
-        let _fetching = self.fetching.lock().await;
+        let mut failed = self.fetching.lock().await;
         if self.is_settled(id) {
             return Ok(());
         }
+        if failed.is_some_and(|time| time.elapsed() < KEY_COOLDOWN) {
+            return Err(Rejection::Undecided);
+        }
+        let fetched = self.fetch_keys().await;
+        *failed = fetched.is_err().then(Instant::now);
+        fetched
+    }
+
+    async fn fetch_keys(&self) -> Result<(), Rejection> {
         let request = within(Duration::from_secs(5), GetJwksRequest {});
         let jwks = answer(self.auth.clone().get_jwks(request).await)
             .map_err(|_| Rejection::Undecided)?
             .jwks_json;
-        let keys =
-            serde_json::from_str(&jwks).map_err(|error| Rejection::Refused(error.to_string()))?;
+        let keys = serde_json::from_str(&jwks).map_err(|_| Rejection::Undecided)?;
         let mut state = self.state.write().unwrap();
         state.keys = keys;
         state.keys_time = Some(Instant::now());
