@@ -133,12 +133,19 @@ def test_release_takes_over_what_kustomize_has_made(server: ApiServer, namespace
         *("annotate", kinds, "meta.helm.sh/release-name=authsvc"),
         *(f"meta.helm.sh/release-namespace={namespace}", *where),
     )
-    # Helm 4 applies on the server, where the fields belong to kubectl until then.
-    force = () if server.program is HELM else ("--force-conflicts",)
-    _helm(server, namespace, {}, "--values", folder / "values.yaml", *force)
+    values = ("--values", folder / "values.yaml")
+    # Helm 4 would apply on the server, where the fields belong to kubectl.
+    how = () if server.program is HELM else ("--server-side=false",)
+    _helm(server, namespace, {}, *values, *how)
     found = server.get("deployment", "authsvc", namespace)
     assert found is not None
     assert found["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": "authsvc"}
+    # And goes on with it, also in what kubectl has applied before.
+    _upgrade(server, namespace, {}, *values, "--set", "resources.requests.cpu=300m")
+    found = server.get("deployment", "authsvc", namespace)
+    assert found is not None
+    [container] = found["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["requests"]["cpu"] == "300m"
     # With values of any other kind: without any, Helm takes those from before.
     with pytest.raises(HelmError, match="field is immutable"):
         _upgrade(server, namespace, {"replicas": 3})
@@ -206,3 +213,26 @@ def test_upgrade_is_checked_by_a_copy_that_gets_no_calls(server: ApiServer, name
     [serving] = original["spec"]["containers"]
     assert container["env"] == serving["env"]
     assert container["volumeMounts"] == serving["volumeMounts"]
+
+
+def test_notes_say_what_is_left_to_do(server: ApiServer, namespace: str) -> None:
+    def notes() -> str:
+        return server.helm("get", "notes", "authsvc", "--namespace", namespace)
+
+    def warnings() -> list[str]:
+        return re.findall(r"^WARNING: (.*?)[,:.]", notes(), re.MULTILINE)
+
+    _upgrade(server, namespace, {})
+    text = notes()
+    assert f"kubectl -n {namespace} exec deployment/authsvc -- authsvc doctor" in text
+    assert f"dns:///authsvc-headless.{namespace}.svc.cluster.local:8443" in text
+    for secret in ("authsvc (database__url", "authsvc-tls (tls.crt"):
+        assert secret in text
+    assert warnings() == ["config", "there is one replica"]
+    assert "\n\n\n" not in text
+    smtp = {"host": "mail.example.com", "sender": "auth@example.com"}
+    safe = {"replicas": 2, "config": {"delivery": {"channel": "smtp", "smtp": smtp}}}
+    _upgrade(server, namespace, safe)
+    assert warnings() == []
+    _helm(server, namespace, safe | {"migration": {"mode": "none"}})
+    assert warnings() == ["migration"]

@@ -226,12 +226,16 @@ async def test_http_port_with_tls_is_read_with_the_client_that_is_named(
         own = {
             "AUTHSVC_DATABASE__URL": "postgresql://a@127.0.0.1/b",
             "AUTHSVC_HTTP__ADDRESS": server.name,
-            "AUTHSVC_HTTP__TLS__CERTIFICATE_FILE": str(folder / "server.crt"),
-            "AUTHSVC_HTTP__TLS__KEY_FILE": str(folder / "server.key"),
             "AUTHSVC_HTTP__TLS__CLIENT_CA_FILE": str(folder / "ca.crt"),
         }
-        # The service's own is for servers only, so its HTTP port does not take it for a client's.
-        for arguments, code in ((named, 0), ((), 1)):
+        # One that is for servers only is not taken for a client's.
+        for certificate, arguments, code in (
+            (folder / "server", (), 1),
+            (folder / "server", named, 0),
+            (client, (), 0),
+        ):
+            own["AUTHSVC_HTTP__TLS__CERTIFICATE_FILE"] = f"{certificate}.crt"
+            own["AUTHSVC_HTTP__TLS__KEY_FILE"] = f"{certificate}.key"
             process = await asyncio.create_subprocess_exec(
                 *run("--once", "--json", *map(str, arguments)),
                 stdout=subprocess.PIPE,
