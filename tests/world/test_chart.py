@@ -600,6 +600,7 @@ _MAIL = {"host": "a", "sender": "a@b.test"}
         ({"audit": {"forward": {"target": "syslog", "syslog": {"host": "a"}}}}, 6514),
         ({"telemetry": {"otlp_endpoint": "https://collector:4317"}}, 4317),
         ({"telemetry": {"otlp_endpoint": "https://collector"}}, 443),
+        ({"telemetry": {"otlp_endpoint": "https://[fd00::12]:4317"}}, 4317),
         ({"telemetry": {"otlp_endpoint": "http://collector", "plaintext": True}}, 80),
     ],
 )
