@@ -152,7 +152,7 @@ def test_text_says_what_json_says() -> None:
         f"{found['wal_mb_per_second']:.2f} MB/s",
         f"{found['stored_gb_per_day']:.2f} GB a day",
     ):
-        assert said in text
+        assert f" {said}" in text
     assert len({*found.values()}) == len(found), "told apart by their numbers"
     assert "sessions.cache_size = as it is" in plain(size("--logins", "1/s").stdout)
 

@@ -94,7 +94,8 @@ async def test_definitions_of_run_time_are_counted(
         override("search"),
         override("api", effect=Effect.NUMBERS, requests=5, burst=5),
         override("login", "end", expire_time=NOW + HOUR),
-        override("login", "deny", effect=Effect.DENY),
+        # Its numbers are of no effect.
+        override("login", "deny", effect=Effect.DENY, requests=5, burst=6),
         # Expired, so it is not looked at.
         override("nowhere", expire_time=NOW - HOUR),
     ):
