@@ -33,7 +33,7 @@ async def strength(deployment: Deployment) -> Sequence[Finding]:
         for number, (name, key) in enumerate(named)
         if values[number] in values[:number]
     ]
-    count = f"{len(secrets.keyring)} keys and {len(secrets.peppers)} peppers"
+    count = f"keys: {len(secrets.keyring)}, peppers: {len(secrets.peppers)}"
     return findings or [ok(f"{count}, all different and random by their looks")]
 
 
