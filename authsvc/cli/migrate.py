@@ -18,6 +18,7 @@ from authsvc.cli.output import (
 )
 from authsvc.store.postgres import migrator
 from authsvc.store.postgres.migrator import MigrationStatus
+from authsvc.store.postgres.timeouts import Timeouts
 
 
 def migrate(
@@ -65,7 +66,7 @@ def migrate(
             "state": _state(status, applied),
             "applied": status.apply_time,
         }
-        for status in run(lambda: migrator.pending(url))
+        for status in run(lambda: migrator.pending(url, Timeouts.of(database)))
     ]
     emit(rows, as_json=as_json, title="Migrations")
 

@@ -1,7 +1,7 @@
 """Owns `authsvc upgrade check`: says in advance what an upgrade does to the database."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -18,10 +18,11 @@ from authsvc.cli.output import (
     to_json,
 )
 from authsvc.core.upgrades.estimates import Seconds
-from authsvc.core.upgrades.plan import Step, UpgradePlan, Verdict, plan_upgrade
+from authsvc.core.upgrades.plan import HeldUp, Step, UpgradePlan, Verdict, plan_upgrade
 from authsvc.models.upgrades import Work
 from authsvc.store.postgres.migrations import Kind, shipped_schema
 from authsvc.store.postgres.migrator import connected
+from authsvc.store.postgres.timeouts import Timeouts
 
 app = Commands(help="See what an upgrade would do to the database.")
 
@@ -63,17 +64,37 @@ def check(
     database = settings_of(config, secrets).database
     url = (database.listener_url or database.url).get_secret_value()
 
-    async def work() -> UpgradePlan:
+    async def work() -> UpgradePlan | HeldUp:
         lock_seconds = database.lock_timeout.total_seconds() / 2
-        async with connected(url) as connection:
-            return await plan_upgrade(connection, shipped_schema(), __version__, lock_seconds)
+        async with connected(url, Timeouts.of(database)) as connection:
+            try:
+                return await plan_upgrade(connection, shipped_schema(), __version__, lock_seconds)
+            except HeldUp as held_up:
+                return held_up
 
     plan = run(work)
+    if isinstance(plan, HeldUp):
+        _held_up(plan, as_json=as_json)
+        raise typer.Exit(_EXIT_CODES[Verdict.WAIT])
     if as_json:
         print(to_json(_document(plan), indent=2))
     else:
         _print(plan)
     raise typer.Exit(_EXIT_CODES[plan.verdict])
+
+
+def _held_up(held_up: HeldUp, *, as_json: bool) -> None:
+    if as_json:
+        document = {"verdict": Verdict.WAIT, "code": _code(), "problems": held_up.problems}
+        print(to_json(document, indent=2))
+        return
+    print(_SENTENCES[Verdict.WAIT])
+    _print_problems(held_up.problems)
+
+
+def _print_problems(problems: Sequence[str]) -> None:
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
 
 
 def _print(plan: UpgradePlan) -> None:
@@ -84,8 +105,7 @@ def _print(plan: UpgradePlan) -> None:
         f"{plan.applied}, the schema of {has}."
     )
     print(_SENTENCES[plan.verdict])
-    for problem in plan.problems:
-        print(f"problem: {problem}", file=sys.stderr)
+    _print_problems(plan.problems)
     for note in plan.notes:
         print(f"note: {note}")
     if plan.steps:
@@ -123,11 +143,14 @@ def _row(step: Step) -> Mapping[str, Any]:
     }
 
 
+def _code() -> Mapping[str, Any]:
+    return {"version": __version__, "migrations": shipped_schema().version}
+
+
 def _document(plan: UpgradePlan) -> Mapping[str, Any]:
-    schema = shipped_schema()
     return {
         "verdict": plan.verdict.replace(" ", "_"),
-        "code": {"version": __version__, "migrations": schema.version},
+        "code": _code(),
         "database": {"migrations": plan.applied, "releases": plan.releases},
         "problems": plan.problems,
         "notes": plan.notes,

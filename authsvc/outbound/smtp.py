@@ -137,11 +137,13 @@ class SmtpChannel:
         await _quit(client)
 
     async def check(self) -> None:
-        """Connect and log in; raises NotDelivered as `send` does."""
+        """Begin a mail and leave it at its sender; raises NotDelivered as `send` does."""
         client = self._client()
         try:
             async with asyncio.timeout(self.limit.total_seconds()):
                 await client.connect()
+                # Connecting alone ends at the greeting, at STARTTLS or at the login.
+                await client.mail(self._sender[1])
         except Exception as error:
             client.close()
             raise self._not_delivered(error) from error

@@ -46,6 +46,17 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
     AND (backend_type = 'client backend' OR query LIKE '%to prevent wraparound%')
 ORDER BY xact_start
 """
+# Nobody can even read what is locked so. Of a prepared transaction, there is no process.
+_SELECT_HOLDERS = """
+SELECT pid, coalesce(application_name, '') AS application, coalesce(usename, '') AS role,
+    coalesce(now() - xact_start, interval '0') AS duration,
+    array_agg(DISTINCT relation::regclass::text) AS tables
+FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
+WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' AND granted
+    AND datname = current_database()
+    AND coalesce(pg_partition_root(relation)::regclass, relation::regclass)::text = ANY ($1)
+GROUP BY pid, application_name, usename, xact_start ORDER BY xact_start
+"""
 _COUNT_HIDDEN = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND query = '<insufficient privilege>'
@@ -97,10 +108,13 @@ async def long_sessions(
     as it gives way to nobody.
     """
     rows = await connection.fetch(_SELECT_SESSIONS, list(tables), after)
-    return [
-        Session(row["pid"], row["application"], row["role"], row["duration"], row["tables"])
-        for row in rows
-    ]
+    return [Session(**row) for row in rows]
+
+
+async def exclusive_sessions(connection: Connection, tables: Collection[str]) -> Sequence[Session]:
+    """Return the sessions because of which nobody can read some of `tables`, oldest first."""
+    rows = await connection.fetch(_SELECT_HOLDERS, list(tables))
+    return [Session(**row) for row in rows]
 
 
 async def count_hidden_sessions(connection: Connection) -> int:

@@ -22,6 +22,15 @@ def _happened(counter: str, times: Times) -> str:
     return f"increase({counter}[{time}]) > 0\nor ({counter} > 0 unless {known})"
 
 
+def _last(gauge: str, time: str) -> str:
+    """Return a gauge as it was scraped last, so that a failed scrape begins no alert anew.
+
+    `time` has to be shorter than the alert's `after`: what a replica says as it ends is no alert.
+    """
+    # The first half is only for the tests, whose times are shorter than what is between scrapes.
+    return f"({gauge} or last_over_time({gauge}[{time}]))"
+
+
 def _quantile(quantile: float, histogram: str, time: str) -> str:
     rate = f"rate({histogram}_bucket[{time}])"
     return f"histogram_quantile({quantile}, sum by ({REPLICA}, le) ({rate}))"
@@ -148,15 +157,15 @@ def _database(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcDatabaseDown",
             severity=_PAGE,
-            expr="authsvc_database_up == 0",
-            after=times("1m"),
+            expr=f"{_last('authsvc_database_up', times('90s'))} == 0",
+            after=times("2m"),
             summary="The database does not answer",
             description=f"{_REPLICA} can't reach its database, and is not ready.",
         ),
         Alert(
             name="AuthsvcRevocationListenerBehind",
             severity=_PAGE,
-            expr="authsvc_revocation_listener_up == 0",
+            expr=f"{_last('authsvc_revocation_listener_up', times('90s'))} == 0",
             after=times("2m"),
             summary="A replica reads revocations late",
             description=(
@@ -168,8 +177,8 @@ def _database(times: Times) -> Sequence[Alert]:
             name="AuthsvcDoorbellDown",
             severity=_TICKET,
             expr=(
-                f"authsvc_doorbell_up == 0\nand max_over_time(authsvc_doorbell_up[{times('1d')}])"
-                " == 1"
+                f"{_last('authsvc_doorbell_up', times('3m'))} == 0\n"
+                f"and max_over_time(authsvc_doorbell_up[{times('1d')}]) == 1"
             ),
             after=times("15m"),
             summary="A replica gets no notifications from the database",
@@ -182,8 +191,9 @@ def _database(times: Times) -> Sequence[Alert]:
             name="AuthsvcDefinitionsStale",
             severity=_TICKET,
             expr=(
-                f"authsvc_definitions_read_age_seconds > {times.seconds('15m'):g}\n"
-                "or authsvc_ip_blocks_fresh == 0"
+                f"{_last('authsvc_definitions_read_age_seconds', times('3m'))}"
+                f" > {times.seconds('15m'):g}\n"
+                f"or {_last('authsvc_ip_blocks_fresh', times('3m'))} == 0"
             ),
             after=times("5m"),
             summary="A replica does not see changed policies, roles or blocks",
@@ -192,7 +202,7 @@ def _database(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcMigrationsPending",
             severity=_TICKET,
-            expr="authsvc_migrations_pending > 0",
+            expr=f"{_last('authsvc_migrations_pending', times('3m'))} > 0",
             after=times("15m"),
             summary="The database lacks migrations",
             description=f"{_REPLICA} has {{{{ $value }}}} migrations that its database lacks.",
@@ -200,7 +210,7 @@ def _database(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcClockSkewed",
             severity=_TICKET,
-            expr="abs(authsvc_clock_skew_seconds) > 1",
+            expr=f"abs({_last('authsvc_clock_skew_seconds', times('3m'))}) > 1",
             after=times("5m"),
             summary="A machine's clock differs from the database's",
             description=(
@@ -215,14 +225,15 @@ def _database(times: Times) -> Sequence[Alert]:
 _CERTIFICATES = ("authsvc_tls", "authsvc_http_tls")
 
 
-def _expires(part: float, days: int) -> str:
+def _expires(part: float, days: int, times: Times) -> str:
     """Return which certificates have no more than this left: a part of their life, and days."""
-    each = (
-        f"{name}_certificate_expire_time_seconds - time() < clamp_max({part} *"
-        f" ({name}_certificate_expire_time_seconds - {name}_certificate_issue_time_seconds),"
-        f" {days} * 86400)"
-        for name in _CERTIFICATES
-    )
+    each = []
+    for name in _CERTIFICATES:
+        expire, issue = (
+            _last(f"{name}_certificate_{what}_time_seconds", times("90s"))
+            for what in ("expire", "issue")
+        )
+        each.append(f"{expire} - time() < clamp_max({part} * ({expire} - {issue}), {days} * 86400)")
     return "\nor ".join(each)
 
 
@@ -232,7 +243,7 @@ def _secrets(times: Times) -> Sequence[Alert]:
             Alert(
                 name="AuthsvcCertificateExpiring",
                 severity=severity,
-                expr=_expires(part, days),
+                expr=_expires(part, days, times),
                 after=times("2m"),
                 summary="The server's certificate expires soon",
                 description=(
@@ -245,7 +256,9 @@ def _secrets(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcCertificateReloadFailed",
             severity=_TICKET,
-            expr="\nor ".join(f"{name}_reload_failed == 1" for name in _CERTIFICATES),
+            expr="\nor ".join(
+                f"{_last(f'{name}_reload_failed', times('3m'))} == 1" for name in _CERTIFICATES
+            ),
             after=times("5m"),
             summary="A renewed certificate can't be used",
             description=f"{_REPLICA} serves the certificate that it had before.",
@@ -254,8 +267,8 @@ def _secrets(times: Times) -> Sequence[Alert]:
             name="AuthsvcSigningKeyOld",
             severity=_TICKET,
             expr=(
-                "authsvc_signing_key_age_seconds"
-                " > 1.2 * (authsvc_signing_key_rotate_after_seconds > 0)"
+                f"{_last('authsvc_signing_key_age_seconds', times('3m'))} > 1.2 *"
+                f" ({_last('authsvc_signing_key_rotate_after_seconds', times('3m'))} > 0)"
             ),
             after=times("15m"),
             summary="The signing key is not rotated",
@@ -275,7 +288,7 @@ def _secrets(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcSettingsReloadFailed",
             severity=_TICKET,
-            expr="authsvc_settings_reload_failed == 1",
+            expr=f"{_last('authsvc_settings_reload_failed', times('3m'))} == 1",
             after=times("5m"),
             summary="Changed settings are invalid",
             description=f"{_REPLICA} keeps its earlier settings, and would not start again.",
@@ -300,14 +313,32 @@ def _users(times: Times) -> Sequence[Alert]:
             severity=_PAGE,
             expr=(
                 f"max by ({INSTALLATION}) (min_over_time(authsvc_outbox_pending[{times('15m')}]))"
-                f" > 4\nand {_messages('retried', times('1h'))} > 0\n"
+                # Without a channel, messages wait for whoever fetches their codes.
+                f" > 4\nand sum by ({INSTALLATION})"
+                ' (authsvc_messages_total{channel!="none", outcome="sent"}) >= 0\n'
                 f"unless {_messages('sent', times('15m'))} > 0"
             ),
             after=times("5m"),
             summary="No message reaches a user",
             description=(
-                "{{ $value }} messages wait, deliveries fail, and none has succeeded for 15"
-                " minutes: nobody gets a code."
+                "{{ $value }} messages wait, and none has been delivered for 15 minutes: nobody"
+                " gets a code."
+            ),
+        ),
+        Alert(
+            name="AuthsvcDeliveryStopped",
+            severity=_PAGE,
+            expr=(
+                f"min by ({INSTALLATION})"
+                f" ({_last('authsvc_outbox_read_age_seconds', times('3m'))})"
+                # Replicas pause for five seconds, which the times of tests are shorter than.
+                f" > {max(times.seconds('15m'), 10):g}"
+            ),
+            after=times("5m"),
+            summary="Nobody looks for messages to send",
+            description=(
+                "No replica has looked for messages for {{ $value | humanizeDuration }}: nobody"
+                " gets a code."
             ),
         ),
         Alert(
@@ -328,7 +359,8 @@ def _users(times: Times) -> Sequence[Alert]:
             name="AuthsvcAuditForwardingBehind",
             severity=_TICKET,
             expr=(
-                f"min by ({INSTALLATION}) (authsvc_audit_forward_lag_seconds)"
+                f"min by ({INSTALLATION})"
+                f" ({_last('authsvc_audit_forward_lag_seconds', times('3m'))})"
                 f" > {times.seconds('15m'):g}"
             ),
             after=times("5m"),
@@ -340,7 +372,10 @@ def _users(times: Times) -> Sequence[Alert]:
         Alert(
             name="AuthsvcNoClientAddress",
             severity=_TICKET,
-            expr=f"max by ({INSTALLATION}) (authsvc_callers_without_client_ip) > 0",
+            expr=(
+                f"max by ({INSTALLATION})"
+                f" ({_last('authsvc_callers_without_client_ip', times('3m'))}) > 0"
+            ),
             after=times("15m"),
             summary="A service logs users in without saying from where",
             description=(
@@ -407,7 +442,7 @@ def _incidents(times: Times) -> Sequence[Alert]:
             name="AuthsvcDetectionsStopped",
             severity=_TICKET,
             expr=(
-                f"min by ({INSTALLATION}) (authsvc_detections_age_seconds)"
+                f"min by ({INSTALLATION}) ({_last('authsvc_detections_age_seconds', times('3m'))})"
                 f" > {times.seconds('15m'):g}"
             ),
             after=times("5m"),

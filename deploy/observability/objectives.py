@@ -17,8 +17,10 @@ _FAILED = 'code=~"INTERNAL|UNKNOWN|UNAVAILABLE|DATA_LOSS|DEADLINE_EXCEEDED"'
 _SHED = 'reason="OVERLOADED"'
 # A provider's failure is not ours, and what a replica refuses as it stops, another one serves.
 _NOT_OURS = 'reason!~"PROVIDER_UNAVAILABLE|SERVICE_STOPPING"'
-# Streams last for as long as their callers like.
-_NO_STREAMS = 'method!~".*/Watch.*"'
+# Streams last for as long as their callers like. Anybody with a certificate may ask for health.
+_METHODS = 'method!~".*/Watch.*|/?grpc[.]health[.].*"'
+# What is refused at the door, so that a flood of strangers hides no failure.
+_ADMITTED = 'reason!~"CALLER_NOT_ALLOWED|IP_BLOCKED"'
 _VALIDATIONS = 'method=~".*/(ValidateToken|ValidateSession|ValidateApiKey)"'
 
 _Rate: TypeAlias = Callable[[str], str]
@@ -50,7 +52,7 @@ def _sum(counter: str, window: str) -> str:
 
 
 def _calls(window: str, *more: str) -> str:
-    return _sum(f"authsvc_rpc_calls_total{{{', '.join((_NO_STREAMS, *more))}}}", window)
+    return _sum(f"authsvc_rpc_calls_total{{{', '.join((_METHODS, _ADMITTED, *more))}}}", window)
 
 
 def _failures(window: str) -> str:

@@ -109,6 +109,53 @@ def test_what_is_in_the_way_ends_with_3(
     asyncio.run(beside_a_report())
 
 
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("table", ["schema_version", "users"])
+def test_table_that_nobody_can_read_ends_with_3_and_does_not_hang(
+    command: Command, database_dsn: str, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    monkeypatch.setenv("AUTHSVC_DATABASE__LOCK_TIMEOUT", "100ms")
+
+    async def beside_a_lock() -> None:
+        holder = await asyncpg.connect(database_dsn)
+        async with holder.transaction():
+            await holder.execute(f"LOCK TABLE {table}")
+            result = await asyncio.to_thread(command, "upgrade", "check")
+            assert result.exit_code == 3, result.output
+            assert "would have to wait" in result.stdout
+            assert f"has locked {table} so that nobody else can read it" in result.stderr
+            assert str(holder.get_server_pid()) in result.stderr
+            as_json = await asyncio.to_thread(command, "upgrade", "check", "--json")
+            assert as_json.exit_code == 3
+            document = json.loads(as_json.stdout)
+            assert document["verdict"] == "wait"
+            assert table in document["problems"][0]
+            listed = await asyncio.to_thread(command, "migrate", "--dry-run")
+            assert listed.exit_code == (1 if table == "schema_version" else 0)
+            assert table == "users" or "lock timeout" in listed.stderr
+        await holder.close()
+
+    asyncio.run(beside_a_lock())
+
+
+def test_database_two_steps_ahead_ends_with_1(command: Command, database_dsn: str) -> None:
+    insert = (
+        "INSERT INTO schema_version (version, name, checksum, release, oldest_code)"
+        f" VALUES ({_NEXT}, 'later', '', '0.9.0', {{}})"
+    )
+    asyncio.run(run_sql(database_dsn, insert.format(_SHIPPED.version)))
+    one_ahead = command("migrate")
+    assert one_ahead.exit_code == 0, one_ahead.output
+    assert "this version can serve on it." in one_ahead.stderr
+    ahead = f"UPDATE schema_version SET oldest_code = {_NEXT} WHERE version = {_NEXT}"
+    asyncio.run(run_sql(database_dsn, ahead))
+    for options in ([], ["--dry-run"], ["--skip-versions"]):
+        refused = command("migrate", *options)
+        assert refused.exit_code == 1
+        assert "The database was migrated by authsvc 0.9.0" in refused.stderr
+        assert "apply; The" not in refused.stderr
+
+
 def test_skipped_version_ends_with_1_and_can_be_forced(
     command: Command, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,16 @@ def test_network_policy_lets_out_to_database_and_pooler() -> None:
     assert {5432, 6432} <= {port["port"] for rule in egress for port in rule["ports"]}
 
 
+def test_network_policy_lets_clients_call_and_not_read_metrics() -> None:
+    [ports] = [
+        [port["port"] for port in rule["ports"]]
+        for rule in _one("NetworkPolicy")["spec"]["ingress"]
+        for peer in rule["from"]
+        if "authsvc-client" in peer["podSelector"]["matchLabels"]
+    ]
+    assert ports == [8443]
+
+
 def test_network_policy_lets_replicas_ask_one_another() -> None:
     """As `authsvc doctor` and `authsvc top` do inside of one, by both ports."""
     policy = _one("NetworkPolicy")["spec"]

@@ -631,8 +631,24 @@ def test_policies_let_the_hooks_out_and_the_test_in() -> None:
     assert _selects(policy["spec"]["podSelector"]["matchLabels"], job["spec"]["template"])
     out = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
     assert out == {53, 5432, 6432}
-    clients = made.one("NetworkPolicy")["spec"]["ingress"][0]["from"][0]
-    assert _selects(clients["podSelector"]["matchLabels"], made.one("Pod", "authsvc-test"))
+    for rule in made.one("NetworkPolicy")["spec"]["ingress"][:2]:
+        labels = rule["from"][0]["podSelector"]["matchLabels"]
+        assert _selects(labels, made.one("Pod", "authsvc-test"))
+
+
+def test_policy_gives_each_only_its_port() -> None:
+    """A caller of the gRPC port is not one who may read /metrics."""
+    made = render(SWITCHES["networkPolicy.enabled"][0])
+    ways = {
+        next(iter(peer["podSelector"]["matchLabels"])): [port["port"] for port in rule["ports"]]
+        for rule in made.one("NetworkPolicy")["spec"]["ingress"][:2]
+        for peer in rule["from"]
+    }
+    assert ways == {
+        "authsvc-client": [8443],
+        "authsvc-verifier": [8081],
+        "app.kubernetes.io/name": [8081],
+    }
 
 
 _MAIL = {"host": "a", "sender": "a@b.test"}

@@ -85,6 +85,17 @@ def _certificate(instance: str, what: str, port: str = "") -> str:
     return f'{name}{{job="authsvc", instance="{instance}"}}'
 
 
+def _gauge(name: str, instance: str = "a") -> str:
+    return f'authsvc_{name}{{job="authsvc", instance="{instance}"}}'
+
+
+def _messages(channel: str, outcome: str) -> str:
+    return (
+        f'authsvc_messages_total{{job="authsvc", instance="a", channel="{channel}",'
+        f' outcome="{outcome}"}}'
+    )
+
+
 def _process(instance: str) -> str:
     return f'process_start_time_seconds{{job="authsvc", instance="{instance}"}}'
 
@@ -211,6 +222,65 @@ CASES = (
             _certificate("a", "issue", "http_"): "0x100",
         },
         {"47m": [], "51m": ["AuthsvcCertificateExpiring ticket 1"]},
+    ),
+    Case(
+        "each other scrape fails",
+        {
+            # A stale mark is what Prometheus writes if a scrape fails.
+            _gauge("database_up"): "1x60 " + "0 stale " * 60,
+            _gauge("revocation_listener_up"): "1x120 " + "stale 0 " * 60,
+            _gauge("settings_reload_failed"): "0x300 " + "1 stale " * 60,
+        },
+        {
+            "59m": [],
+            "1h30m": ["AuthsvcDatabaseDown page 1"],
+            "2h40m": ["AuthsvcDatabaseDown page 1", "AuthsvcRevocationListenerBehind page 1"],
+            "6h": ["AuthsvcSettingsReloadFailed ticket 1"],
+        },
+    ),
+    Case(
+        "a blip, and one that is the last word of a replica",
+        {
+            _gauge("database_up"): "1x10 0 1x10 0 stale",
+            _gauge("revocation_listener_up"): "1x10 0 1x10 0 stale",
+            _gauge("settings_reload_failed"): "0x10 1 0x10 1 stale",
+        },
+        {f"{minutes}m": [] for minutes in range(9, 32)},
+    ),
+    Case(
+        "messages wait that nobody attempts to send",
+        {
+            _gauge("outbox_pending"): "0x10 8x100",
+            _messages("smtp", "sent"): "0+9x10 90x100",
+            _messages("smtp", "retried"): "0x110",
+            _gauge("outbox_read_age_seconds"): "1x110",
+        },
+        {"15m": [], "40m": ["AuthsvcMessagesDelayed page 1"]},
+    ),
+    Case(
+        "messages wait where no channel is set",
+        {_gauge("outbox_pending"): "8x110", _messages("none", "sent"): "0x110"},
+        {"40m": [], "1h40m": []},
+    ),
+    Case(
+        "one replica looks for messages no more, and then none",
+        {
+            _gauge("outbox_read_age_seconds"): "1x30 1+60x100",
+            _gauge("outbox_read_age_seconds", "b"): "1x60 1+60x100",
+        },
+        {"1h15m": [], "1h30m": ["AuthsvcDeliveryStopped page 1"]},
+    ),
+    Case(
+        "a flood of strangers and of health checks beside calls that fail",
+        {
+            _calls("a"): "0+600x90",
+            _calls("a", *_FAILED): "0+60x90",
+            _calls("a", "PERMISSION_DENIED", "CALLER_NOT_ALLOWED"): "0+600000x90",
+            _calls("a").replace("authsvc.v1.AuthService/Login", "grpc.health.v1.Health/Check"): (
+                "0+600000x90"
+            ),
+        },
+        {"1h20m": [f"{_BURN} page 2", f"{_BURN} ticket 2"]},
     ),
     Case(
         "no replica at all",

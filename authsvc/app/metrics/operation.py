@@ -127,6 +127,15 @@ MESSAGES: Sequence[Metric[Running]] = (
         read=lambda running: running.deliverer.pending,
     ),
     Metric(
+        name="authsvc_outbox_read_age_seconds",
+        kind=Kind.GAUGE,
+        fleet=Fleet.MIN,
+        meaning="Time since this replica last looked for messages to send.",
+        worry="It is above a minute on all replicas: no message is sent, and the other numbers"
+        " of messages stay as they were.",
+        read=lambda running: running.deliverer.age(),
+    ),
+    Metric(
         name="authsvc_outbox_abandoned",
         kind=Kind.GAUGE,
         fleet=Fleet.MAX,

@@ -114,12 +114,17 @@ class Deliverer:
         self._sending: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._next_count = 0.0
+        self._looked = time.monotonic()
         self.pending = self.abandoned = 0
         self.outcomes = Counts(("sent",), ("retried",), ("abandoned",))
 
     def wake(self) -> None:
         """Look for messages now, as some may have been enqueued."""
         self._wake.set()
+
+    def age(self) -> float:
+        """Return how many seconds ago `run` last looked for messages with success."""
+        return time.monotonic() - self._looked
 
     async def run(self) -> None:
         """Deliver messages as they fall due, until stopped or cancelled."""
@@ -128,6 +133,7 @@ class Deliverer:
             try:
                 full = await self._start_due()
                 await self._update_counts()
+                self._looked = time.monotonic()
             except StoreUnavailable as error:
                 log.warning("outbox_read_failed", cause=describe(error))
                 full = False

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+import asyncpg
+
 from authsvc.core.upgrades.estimates import NO_TIME, Seconds, bytes_for, seconds_for
 from authsvc.models.upgrades import (
     Connections,
     Lock,
     Place,
+    Session,
     StatementEffects,
     TableEffect,
     TableSize,
@@ -85,6 +88,14 @@ class UpgradePlan:
     disk_free: int | None
 
 
+class HeldUp(Exception):
+    """Others have locked what an upgrade has to read; `problems` say who."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+
 async def plan_upgrade(
     connection: PoolConnection, schema: Schema, version: str, lock_seconds: float
 ) -> UpgradePlan:
@@ -92,7 +103,29 @@ async def plan_upgrade(
 
     Raises:
         SchemaError: The database's migrations are not those of this version.
+        HeldUp: A statement could not read a table within the connection's timeouts.
     """
+    try:
+        return await _plan(connection, schema, version, lock_seconds)
+    except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError) as error:
+        raise HeldUp(await _holders(connection, schema)) from error
+
+
+async def _holders(connection: PoolConnection, schema: Schema) -> Sequence[str]:
+    """Return what keeps anybody from reading the schema's tables."""
+    found = [
+        f"{_who(session)} has locked {', '.join(session.tables)} so that nobody else can read it."
+        for session in await store.exclusive_sessions(connection, tables(schema))
+    ]
+    found += await _prepared(connection)
+    return found or [
+        "The database did not answer in time, although nobody has locked a table; try again."
+    ]
+
+
+async def _plan(
+    connection: PoolConnection, schema: Schema, version: str, lock_seconds: float
+) -> UpgradePlan:
     rows = await applied(connection, schema)
     pending = schema.migrations[len(rows) :]
     # An empty database has no tables that somebody uses.
@@ -247,22 +280,15 @@ async def _obstacles(
     builds = any(step.kind in {Kind.BUILD_INDEX, Kind.DROP_INDEX} for step in steps)
     problems, notes = [], []
     for session in await store.long_sessions(connection, locked, _LONG):
-        text = (
-            f"Process {session.pid} ({session.application or 'without a name'}, role "
-            f"{session.role or 'unknown'}) has been in a transaction for "
-            f"{session.duration.total_seconds():.0f} s"
-        )
+        seconds = session.duration.total_seconds()
+        text = f"{_who(session)} has been in a transaction for {seconds:.0f} s"
         if session.tables:
             problems.append(f"{text} and has locked {', '.join(session.tables)}.")
         elif builds:
             problems.append(f"{text}; the build of an index waits for its end.")
         else:
             notes.append(f"{text}; it has locked none of the tables concerned.")
-    for name, duration in (await store.prepared_transactions(connection)).items():
-        problems.append(
-            f"The transaction {name} has been prepared for {duration.total_seconds():.0f} s; "
-            "commit it, or roll it back."
-        )
+    problems += await _prepared(connection)
     if hidden := await store.count_hidden_sessions(connection):
         notes.append(
             f"{hidden} sessions of other roles can't be seen; GRANT pg_read_all_stats to the role "
@@ -273,6 +299,19 @@ async def _obstacles(
         for index in await store.unfinished_indexes(connection)
     ]
     return problems, notes
+
+
+def _who(session: Session) -> str:
+    application, role = session.application or "without a name", session.role or "unknown"
+    return f"Process {session.pid} ({application}, role {role})"
+
+
+async def _prepared(connection: PoolConnection) -> Sequence[str]:
+    return [
+        f"The transaction {name} has been prepared for {duration.total_seconds():.0f} s; commit "
+        "it, or roll it back."
+        for name, duration in (await store.prepared_transactions(connection)).items()
+    ]
 
 
 def _releases(schema: Schema, count: int) -> Sequence[str]:

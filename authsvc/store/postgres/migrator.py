@@ -29,7 +29,7 @@ from authsvc.store.postgres.migrations import (
     shipped_schema,
 )
 from authsvc.store.postgres.migrator_lease import Lease
-from authsvc.store.postgres.timeouts import NO_TRANSACTION_TIMEOUT
+from authsvc.store.postgres.timeouts import NO_TRANSACTION_TIMEOUT, Timeouts
 
 __all__ = [
     "SchemaError",
@@ -145,12 +145,12 @@ async def migrate(
     longer, for about a minute and a half. Long work that locks nobody out is continued where a run
     before was interrupted. `say` is called with a line about each wait, and about the progress.
 
-    Migrations of a later version are left as they are, and `say` is called with a line about them.
+    Migrations of the next version are left as they are, and `say` is called with a line about them.
     With `skip_versions`, versions in between may be skipped, which is safe while no replica serves.
 
     Raises SchemaError if the applied migrations differ from this version's files, if they are those
-    of a version that is too old, or if a migration fails (earlier ones stay applied), and
-    StoreUnavailable if the database can't be used.
+    of a version that is too old, or of one that this version can't serve with, or if a migration
+    fails (earlier ones stay applied), and StoreUnavailable if the database can't be used.
     """
     run = _Run(schema or shipped_schema(), lock_seconds, skip_versions, say)
     try:
@@ -182,13 +182,16 @@ async def wait_for_database(
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def pending(dsn: str) -> list[MigrationStatus]:
+async def pending(dsn: str, timeouts: Timeouts) -> list[MigrationStatus]:
     """Return every migration of this version in order, with the time when it was applied.
 
-    Changes nothing. Raises as `migrate`.
+    Changes nothing. Raises as `migrate`, also if somebody keeps the list of migrations locked.
     """
-    async with connected(dsn) as connection:
-        rows = await applied(connection, shipped_schema())
+    schema = shipped_schema()
+    async with connected(dsn, timeouts) as connection:
+        rows = await applied(connection, schema)
+        if too_new := await newer_than(connection, schema):
+            raise SchemaError(too_new)
     times: dict[int, datetime] = {row["version"]: row["apply_time"] for row in rows}
     return [
         MigrationStatus(migration.version, migration.name, times.get(migration.version))
@@ -270,10 +273,16 @@ async def would_skip(connection: Connection, schema: Schema, count: int) -> str 
 
 
 @asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[PoolConnection]:
-    """Lend a connection outside of any pool; raises StoreUnavailable if it fails."""
+async def connected(dsn: str, timeouts: Timeouts | None = None) -> AsyncIterator[PoolConnection]:
+    """Lend a connection outside of any pool; raises StoreUnavailable if it fails.
+
+    With `timeouts`, no statement takes longer, nor waits for a lock any longer.
+    """
+    # A pooler's session is not told the timeouts of statements.
+    longest = timeouts.statement if timeouts else None
     try:
-        connection = await Connector(address=dsn).connect()
+        connector = Connector(address=dsn, command_timeout=longest, timeouts=timeouts)
+        connection = await connector.connect()
         try:
             yield connection
         finally:
@@ -313,11 +322,12 @@ class _Run:
             if not await connection.fetchval(_HAS_ORIGINS):
                 await connection.execute(_ADD_ORIGINS)
             rows = await applied(connection, self.schema)
+        if too_new := await newer_than(connection, self.schema):
+            raise SchemaError(too_new)
         if len(rows) > self.schema.version:
             self.say(
                 f"The database has migration {rows[-1]['version']}, which is newer than this "
-                "version of authsvc. There is nothing to apply; "
-                + (await newer_than(connection, self.schema) or "this version can serve on it.")
+                "version of authsvc. There is nothing to apply; this version can serve on it."
             )
         if len(rows) >= self.schema.version:
             return None

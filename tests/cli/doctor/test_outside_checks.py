@@ -1,5 +1,6 @@
 """`authsvc doctor` finds what the service calls, and published keys, that don't work."""
 
+import asyncio
 import json
 import socket
 from pathlib import Path
@@ -27,7 +28,7 @@ from authsvc.store.postgres.database import Database
 from tests.support.breached import RangeServer
 from tests.support.databases import settings_for
 from tests.support.doctor import examine, levels, only
-from tests.support.mail_server import mail_server
+from tests.support.mail_server import MailServer, mail_server
 from tests.support.mail_server import settings_for as mail_settings
 from tests.support.otlp import Collector
 from tests.support.ports import port_of
@@ -50,12 +51,49 @@ async def test_mail_server_is_asked_without_a_mail(settings: Settings, tmp_path:
             server, authority, tmp_path, username="authsvc", password="mail-password"
         )
         assert await levels("delivery.channel", by_mail(settings, good)) == [Level.OK]
-        assert server.commands == []
+        assert server.commands == ["MAIL"]
+        assert server.envelopes == []
         wrong = good.model_validate(good.model_dump() | {"password": "guess-4711"})
         found = await examine("delivery.channel", by_mail(settings, wrong))
         assert [each.level for each in found] == [Level.ERROR]
         assert "login: 535" in found[0].text
         assert "guess-4711" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "shown"),
+    [
+        ("hello", "421 4.3.2 Try later", "hello_deferred: 421 4.3.2 Try later"),
+        ("hello", "550 5.7.1 Your network is blocked", "hello_refused: 550 5.7.1 Your network"),
+        ("sender", "550 5.7.1 Log in first", "refused: 550 5.7.1 Log in first"),
+        ("sender", "421 4.7.0 Too much", "deferred: 421 4.7.0 Too much"),
+    ],
+)
+@pytest.mark.parametrize("tls", ["off", "starttls"])
+async def test_mail_server_that_takes_no_mail_is_quoted(
+    settings: Settings, tmp_path: Path, tls: str, step: str, answer: str, shown: str
+) -> None:
+    """Without a login, which would come to it before."""
+    authority = trustme.CA()
+    async with mail_server(authority if tls == "starttls" else None) as server:
+        setattr(server, step, answer)
+        smtp = mail_settings(server, authority, tmp_path, tls=tls)
+        assert shown in await only(Level.ERROR, "delivery.channel", by_mail(settings, smtp))
+
+
+@pytest.mark.parametrize("greeting", ["554 5.7.1 No service here", "421 4.3.2 Closing"])
+async def test_mail_server_that_turns_away_at_once_is_quoted(
+    settings: Settings, tmp_path: Path, greeting: str
+) -> None:
+    async def turn_away(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"{greeting}\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(turn_away, "127.0.0.1", 0) as server:
+        there = MailServer(port=server.sockets[0].getsockname()[1])
+        smtp = mail_settings(there, trustme.CA(), tmp_path, tls="off")
+        text = await only(Level.ERROR, "delivery.channel", by_mail(settings, smtp))
+        assert greeting in text
 
 
 async def test_mail_server_that_cannot_be_trusted_is_an_error(

@@ -43,8 +43,13 @@ async def test_message_goes_to_stored_address(mail: Mail, deliverer: Deliverer) 
     assert mail.channel.tried == 1
 
 
+# Seconds that no test takes.
+_LONG = 1e6
+
+
 async def test_unreadable_outbox_is_logged_with_its_cause(deliverer: Deliverer, mail: Mail) -> None:
     await mail.database.close()
+    deliverer._looked -= _LONG
     with capture_logs() as logs:
         work = asyncio.create_task(deliverer.run())
         async with asyncio.timeout(30):
@@ -54,6 +59,17 @@ async def test_unreadable_outbox_is_logged_with_its_cause(deliverer: Deliverer, 
         await asyncio.gather(work, return_exceptions=True)
     assert logs[0]["event"] == "outbox_read_failed"
     assert logs[0]["cause"]
+    assert deliverer.age() >= _LONG
+
+
+async def test_age_begins_anew_with_each_look_for_messages(deliverer: Deliverer) -> None:
+    deliverer._looked -= _LONG
+    work = asyncio.create_task(deliverer.run())
+    async with asyncio.timeout(30):
+        while deliverer.age() >= _LONG:  # noqa: ASYNC110 - nothing signals it
+            await asyncio.sleep(0.01)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def test_rolled_back_message_is_not_sent(mail: Mail, deliverer: Deliverer) -> None:

@@ -56,7 +56,7 @@ async def tables_are_locked(scene: Scene) -> None:
                 await holder.execute("BEGIN")
                 await holder.execute(
                     "LOCK TABLE revocations, definition_versions, ip_blocks, detection_runs,"
-                    " signing_keys, sessions"
+                    " signing_keys, sessions, outbox"
                 )
                 await stack.enter_async_context(going_on(validate, 24))
 
@@ -67,6 +67,7 @@ async def tables_are_locked(scene: Scene) -> None:
                     "AuthsvcRevocationListenerBehind",
                     "AuthsvcDefinitionsStale",
                     "AuthsvcDetectionsStopped",
+                    "AuthsvcDeliveryStopped",
                     "AuthsvcSigningKeyOld",
                     "AuthsvcPoolExhausted",
                 ),
