@@ -135,8 +135,9 @@ def _run(
     if taken:
         fail(*taken)
     workspace.prepare()
-    workspace.set_addresses(given)
     with _database(workspace.folder, database, durable=parent is None) as (url, postgres):
+        # Not before: a second service in this folder, which is refused, must not move the first one.
+        workspace.set_addresses(given)
         workspace.set_database(url)
         settings = settings_of(workspace.config, workspace.secrets)
         logs.configure(settings.log)

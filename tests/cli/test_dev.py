@@ -41,6 +41,11 @@ def test_issuer_health_and_first_call_follow_the_chosen_ports(
     (line,) = second.output.splitlines()
     assert line.startswith(f"error: {grpc} is taken by process {service.pid} (")
     assert "--grpc" in line
+    # One with addresses of its own is refused too, and the others still find the first.
+    third = start("dev", "--state", str(state), *chosen)
+    assert third.end() == 1
+    assert f"is already run by process {service.pid}" in third.output
+    assert tomllib.loads((state / "config.toml").read_text()) == settings
     service.send(signal.SIGTERM)
     assert service.end() == 0, service.output
 
