@@ -18,7 +18,7 @@ ADDRESSES := $(if $(GRPC),--grpc $(GRPC)) $(if $(HTTP),--http $(HTTP))
 
 run: $(BIN)/python ## Run the service with everything it needs (GRPC=HOST:PORT HTTP=HOST:PORT for other ports)
 	@$(BIN)/python -I -S authsvc/dev/ports.py $(ADDRESSES)
-	@$(MAKE) --no-print-directory $(VENV)/.run
+	@$(MAKE) --no-print-directory --silent $(VENV)/.run
 	@exec $(BIN)/authsvc dev $(ADDRESSES)
 
 demo: $(VENV)/.run ## Take a tour of the service that `make run` or `make dev` has started

@@ -19,6 +19,9 @@ def main() -> None:
             f"error: {error.name} is missing: pip install 'authsvc[server]' installs the service\n"
         )
         sys.exit(2)
+    except KeyboardInterrupt:
+        # While it was being imported, which takes a second; afterwards, the command's own matter.
+        sys.exit(130)
 
 
 if __name__ == "__main__":

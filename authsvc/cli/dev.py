@@ -20,6 +20,7 @@ from authsvc.config import Settings
 from authsvc.config.types import HttpListen
 from authsvc.dev import ports
 from authsvc.dev.certificates import CertificateError
+from authsvc.dev.locks import service_lock
 from authsvc.dev.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from authsvc.dev.scratch import ScratchFolder
 from authsvc.dev.workspace import Workspace, WorkspaceError
@@ -134,13 +135,15 @@ def _run(
     taken = ports.problems(ports.addresses(workspace.folder, given))
     if taken:
         fail(*taken)
-    workspace.prepare()
-    workspace.set_addresses(given)
-    with _database(workspace.folder, database, durable=parent is None) as (url, postgres):
-        workspace.set_database(url)
-        settings = settings_of(workspace.config, workspace.secrets)
-        logs.configure(settings.log)
-        run(lambda: _dev(workspace, settings, postgres, announced=announced, parent=parent))
+    # Before anything is written: a second service, which is refused, must not move the first one.
+    with service_lock(workspace.folder):
+        workspace.prepare()
+        workspace.set_addresses(given)
+        with _database(workspace.folder, database, durable=parent is None) as (url, postgres):
+            workspace.set_database(url)
+            settings = settings_of(workspace.config, workspace.secrets)
+            logs.configure(settings.log)
+            run(lambda: _dev(workspace, settings, postgres, announced=announced, parent=parent))
 
 
 def _check_addresses(given: Mapping[str, str | None]) -> None:

@@ -1,4 +1,4 @@
-"""Owns the locks of a PostgreSQL folder: one supervisor, and one server at a time."""
+"""Owns the locks of a state folder: one service, one supervisor of PostgreSQL, and one server."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,21 @@ _POLL = 0.01
 
 
 class AlreadyRunningError(EmbeddedPostgresError):
-    """Another supervisor runs PostgreSQL in the same folder."""
+    """Another process runs the service, or PostgreSQL, in the same folder."""
+
+
+@contextlib.contextmanager
+def service_lock(folder: Path) -> Iterator[None]:
+    """Keep other services out of a state folder, which is created if there is none.
+
+    Raises AlreadyRunningError if there is another one.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = _lock(folder / "service.lock", f"the service in {folder}")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def lock_supervisor(home: Path) -> int:
@@ -24,14 +38,18 @@ def lock_supervisor(home: Path) -> int:
 
     Raises AlreadyRunningError if there is another one.
     """
-    descriptor = os.open(home / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    return _lock(home / "supervisor.lock", f"PostgreSQL in {home}")
+
+
+def _lock(file: Path, what: str) -> int:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     if locked_within(descriptor, 0):
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         return descriptor
     owner = os.read(descriptor, 20).decode()
     os.close(descriptor)
-    raise AlreadyRunningError(f"PostgreSQL in {home} is already run by process {owner}")
+    raise AlreadyRunningError(f"{what} is already run by process {owner}")
 
 
 @contextlib.contextmanager

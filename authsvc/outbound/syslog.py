@@ -94,9 +94,11 @@ class _Session:
         except ssl.SSLZeroReturnError:
             return
         except ssl.SSLEOFError:
-            # The connection ended in order, but the TLS session did not.
-            if confirm:
-                raise
+            # What Python 3.11.2 reads as nothing.
+            pass
+        # The connection ended in order, but the TLS session did not.
+        if confirm:
+            raise ssl.SSLEOFError
 
     def _run(self, step: Callable[[], _Result]) -> _Result:
         while True:

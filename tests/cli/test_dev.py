@@ -41,6 +41,15 @@ def test_issuer_health_and_first_call_follow_the_chosen_ports(
     (line,) = second.output.splitlines()
     assert line.startswith(f"error: {grpc} is taken by process {service.pid} (")
     assert "--grpc" in line
+    # Those with addresses of their own are refused too, and other commands still find the first.
+    url = (state / "secrets" / "database__url").read_text()
+    for database in ({}, {"AUTHSVC_DATABASE__URL": "postgresql://127.0.0.1:1/other"}):
+        third = start("dev", "--state", str(state), *chosen, **database)
+        assert third.end() == 1
+        taken = f"the service in {state} is already run by process {service.pid}"
+        assert third.output == f"error: {taken}\n"
+    assert tomllib.loads((state / "config.toml").read_text()) == settings
+    assert (state / "secrets" / "database__url").read_text() == url
     service.send(signal.SIGTERM)
     assert service.end() == 0, service.output
 

@@ -17,10 +17,11 @@ from authsvc.cli.config_check import (
 from authsvc.cli.doctor.deployment import Deployment
 from authsvc.cli.doctor.findings import Finding, Skip, error, ok, skipped, warning
 from authsvc.cli.log_capture import captured_logs, why
-from authsvc.config import ConfigError
+from authsvc.config import ConfigError, Settings
 from authsvc.core.audit.forwarding import NotForwarded
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.dev.workspace import PROVIDER_CLIENT, PROVIDER_HOST, PROVIDER_PORT
 from authsvc.errors import ProviderMisconfigured, ProviderUnavailable
 from authsvc.models.signing import KeyState
 from authsvc.outbound.http import JsonClient, open_session
@@ -61,8 +62,22 @@ async def providers(deployment: Deployment) -> Sequence[Finding]:
         " client_secret to those that it shows, ca_file to its authority if that is your own, and"
         " outbound.proxy if it is reached through one; logins there fail until then"
     )
-    found = _used(await check_providers(deployment.settings), remedy)
-    return found or [skipped("oauth.providers is empty")]
+    found = await check_providers(deployment.settings)
+    # The provider in the settings that `authsvc dev` makes runs only while somebody tries it out.
+    away = [each for each in found if each.problem and _is_of_tour(deployment.settings, each)]
+    return [
+        *_used([each for each in found if each not in away], remedy),
+        *(skipped(f"{each.name} does not run; `make demo` starts it for a while") for each in away),
+    ] or [skipped("oauth.providers is empty")]
+
+
+def _is_of_tour(settings: Settings, used: config_check.Finding) -> bool:
+    return any(
+        used.name == f"oauth.providers.{name}"
+        and provider.address == f"http://{PROVIDER_HOST}:{PROVIDER_PORT}"
+        and provider.client_id == PROVIDER_CLIENT
+        for name, provider in settings.oauth.providers.items()
+    )
 
 
 async def telemetry(deployment: Deployment) -> Sequence[Finding]:

@@ -10,12 +10,15 @@ import grpc
 import pytest
 import pytest_asyncio
 import trustme
+from pydantic import SecretStr
 
+from authsvc.cli.doctor import outside_checks
 from authsvc.cli.doctor.findings import Level
 from authsvc.config import (
     AuditForwardSettings,
     DeliverySettings,
     OAuthSettings,
+    ProviderSettings,
     Settings,
     SyslogSettings,
     WebhookSettings,
@@ -190,6 +193,23 @@ async def test_github_is_asked_at_both_of_its_addresses(
         asked = settings.model_copy(update={"oauth": OAuthSettings(providers={"github": github})})
         text = await only(Level.ERROR, "providers.discovery", asked)
         assert f"host=127.0.0.1:{port_of(unheard)}" in text
+
+
+async def test_provider_of_tour_need_not_run(
+    settings: Settings, unheard: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outside_checks, "PROVIDER_PORT", port_of(unheard))
+    local = ProviderSettings(
+        kind="oidc",
+        address=f"http://127.0.0.1:{port_of(unheard)}",
+        client_id="authsvc-dev",
+        client_secret=SecretStr("of-the-state-folder"),
+    )
+    for client, level in ("authsvc-dev", Level.SKIPPED), ("another", Level.ERROR):
+        provider = local.model_copy(update={"client_id": client})
+        oauth = OAuthSettings(providers={"local": provider})
+        asked = settings.model_copy(update={"oauth": oauth})
+        assert await levels("providers.discovery", asked) == [level]
 
 
 async def test_collector_that_takes_nothing_is_an_error(
