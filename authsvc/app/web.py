@@ -200,8 +200,8 @@ async def _harden(request: web.Request, handler: _Handler) -> web.StreamResponse
         raise
     except Exception:
         # aiohttp's own answer may have a traceback, and nothing would be logged.
-        request_id = new_request_id()
-        log.exception("http_request_failed", path=request.path, request_id=request_id)
+        request_id, path = new_request_id(), request.path
+        log.exception("http_request_failed", path=path, request_id=request_id)
         response = web.Response(status=500, text=_INTERNAL, headers={"X-Request-Id": request_id})
     response.headers.update(_HEADERS)
     return response

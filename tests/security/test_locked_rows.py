@@ -8,7 +8,7 @@ from authsvc.config import Settings
 from authsvc.store.postgres.database import Connection
 from authsvc.v1.auth_service_pb2 import LoginRequest
 from authsvc.v1.common_pb2 import ClientContext
-from tests.support.accounts import EMAIL, PASSWORD
+from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords
 from tests.support.databases import settings_for, until
 from tests.support.probe import outcome
 from tests.support.service import StartService
@@ -29,7 +29,9 @@ async def test_logins_at_locked_row_leave_connections_for_others(
     start_service: StartService, settings: Settings, database_dsn: str
 ) -> None:
     database = settings_for(database_dsn, pool_max=8)
-    service = await start_service(settings.model_copy(update={"database": database}))
+    # Thirty costly hashes would wait for one another, not for the row.
+    changes = {"database": database, "passwords": cheap_passwords()}
+    service = await start_service(settings.model_copy(update=changes))
     await service.register()
     await service.register("other@example.test")
     holder = await asyncpg.connect(database_dsn)

@@ -247,7 +247,7 @@ def _version_of(application: str) -> str:
 def _missing_rights(place: Place, *, is_new: bool) -> list[str]:
     found = []
     if place.schema is None:
-        found.append("The role may use no schema of its search_path; create one that it owns.")
+        found.append("The role may use no schema of its search path; create one that it owns.")
     elif not place.may_create:
         found.append(
             f"The role may not create in the schema {place.schema}; GRANT CREATE ON SCHEMA to it."
