@@ -100,7 +100,8 @@ class Hsm:
         loop = asyncio.get_running_loop()
         running = loop.run_in_executor(self._thread, self._attempt, work)
         try:
-            return await asyncio.wait_for(asyncio.shield(running), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                return await asyncio.shield(running)
         except TimeoutError:
             self._late = running
             running.add_done_callback(_ignore)

@@ -160,7 +160,9 @@ class SmtpChannel:
             local_hostname=settings.hello_name or hello_name(socket.gethostname()) or _BY_ADDRESS,
             username=settings.username or None,
             password=settings.password.get_secret_value() if settings.password else None,
-            timeout=self.limit.total_seconds(),
+            # All of it has a limit. With one for each answer, an answer that comes with the end of
+            # that limit would lift it: asyncio.wait_for of Python 3.11 then forgets the end.
+            timeout=None,
             use_tls=settings.tls == "implicit",
             # Never opportunistic: an attacker in between could claim that the server lacks it.
             start_tls=settings.tls == "starttls",

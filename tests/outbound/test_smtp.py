@@ -2,8 +2,10 @@
 
 import asyncio
 import socket
+import time
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -247,6 +249,22 @@ async def test_timeout_covers_whole_delivery(mail_authority: trustme.CA, tmp_pat
     async with mail_server(mail_authority) as server:
         server.delay = 0.2
         settings = settings_for(server, mail_authority, tmp_path, timeout="500ms")
+        assert await _failure(SmtpChannel(settings)) == ("timeout", False)
+
+
+async def test_answer_that_comes_with_the_end_of_the_time_does_not_prolong_it(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server() as server:
+
+        async def late(*recipient: Any) -> str:
+            # The loop has the answer and the end of the time before it at once.
+            asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+            return await MailServer.handle_RCPT(server, *recipient)
+
+        vars(server)["handle_RCPT"] = late
+        server.before_answer = lambda: asyncio.sleep(0.1)
+        settings = settings_for(server, mail_authority, tmp_path, tls="off", timeout="200ms")
         assert await _failure(SmtpChannel(settings)) == ("timeout", False)
 
 
