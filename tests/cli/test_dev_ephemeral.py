@@ -69,6 +69,7 @@ def test_port_file_says_all_that_a_client_needs(
     assert not state.exists()
 
 
+@pytest.mark.world
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_however_it_ends(
     tmp_path: Path, start: Callable[..., Process], number: int
@@ -81,6 +82,7 @@ def test_nothing_is_left_however_it_ends(
     _until(lambda: not state.exists(), f"{state} is left")
 
 
+@pytest.mark.world
 def test_it_ends_with_process_that_started_it(tmp_path: Path) -> None:
     file = tmp_path / "ports.json"
     clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}

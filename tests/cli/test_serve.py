@@ -37,6 +37,7 @@ def test_dev_runs_demo_and_drains(tmp_path: Path, start: Callable[..., Process])
         assert service.end() == 0, service.output
 
 
+@pytest.mark.world
 def test_dev_restarts_after_kill(tmp_path: Path, start: Callable[..., Process]) -> None:
     state = str(tmp_path / "state")
     first = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
@@ -48,6 +49,7 @@ def test_dev_restarts_after_kill(tmp_path: Path, start: Callable[..., Process]) 
     assert second.end() == 0, second.output
 
 
+@pytest.mark.world
 def test_health_over_mutual_tls(
     served: list[str], workspace: Workspace, start: Callable[..., Process]
 ) -> None:
@@ -60,6 +62,7 @@ def test_health_over_mutual_tls(
     assert health.output == "SERVING\n"
 
 
+@pytest.mark.world
 def test_port_in_use_prints_one_line(served: list[str], start: Callable[..., Process]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -116,6 +119,7 @@ def test_outdated_schema_is_rejected(
     assert "Traceback" not in service.output
 
 
+@pytest.mark.world
 def test_keyring_of_another_database_prints_one_line(
     served: list[str], workspace: Workspace, start: Callable[..., Process]
 ) -> None:
@@ -131,6 +135,7 @@ def test_keyring_of_another_database_prints_one_line(
     assert "Traceback" not in service.output
 
 
+@pytest.mark.world
 def test_reload_applies_valid_settings_and_ignores_invalid_ones(
     served: list[str], workspace: Workspace, start: Callable[..., Process]
 ) -> None:
